@@ -69,7 +69,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
   // A link into a folded part opens it; paper shows everything.
   const reveal = () => {
-    const target = location.hash && document.getElementById(decodeURIComponent(location.hash.slice(1)));
+    const target = document.getElementById(decodeURIComponent(location.hash.slice(1)));
     for (let box = target?.closest("details"); box; box = box.parentElement.closest("details")) box.open = true;
   };
   reveal();

@@ -1,0 +1,184 @@
+"""The report in a real browser, without a network: whole, readable, reachable by keyboard."""
+
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = sorted(p for p in (ROOT / "docs").glob("*.html") if p.stem != "explorer")
+AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
+CHROMIUM = Path("/usr/bin/chromium")
+FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytestmark = [
+    pytest.mark.skipif(not CHROMIUM.exists(), reason=f"no {CHROMIUM}"),
+    pytest.mark.skipif(not PAGES, reason="docs/ has no pages"),
+]
+each_page = pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=str(CHROMIUM),
+            args=[*FLAGS.split(), "--disable-component-update", "--disable-sync"],
+        )
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """Open a page of the report with the network off; complaints and requests are collected."""
+    contexts = []
+
+    def opened(path, width=1440, theme="light"):
+        context = browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=theme, offline=True
+        )
+        contexts.append(context)
+        page = context.new_page()
+        page.complaints, page.outside = [], []
+        page.on("console", lambda m: m.type == "error" and page.complaints.append(m.text))
+        page.on("pageerror", lambda error: page.complaints.append(str(error)))
+        page.on("requestfailed", lambda request: page.complaints.append(request.url))
+        page.on("request", lambda r: inside(r.url) or page.outside.append(r.url))
+        page.goto(path.as_uri())
+        return page
+
+    yield opened
+    for context in contexts:
+        context.close()
+
+
+def inside(url):
+    return url.startswith((PAGES[0].parent.as_uri(), "data:", "blob:", "about:"))
+
+
+RAW_TEX = r"""() => {
+  const copy = document.querySelector("main").cloneNode(true);
+  copy.querySelectorAll("pre, code, svg, script, summary").forEach(e => e.remove());
+  return copy.textContent.match(/\$[^$\s][^$]*\$|\\[a-zA-Z]{2,}|⟦/g);
+}"""
+UNDRAWN = """() => {
+  document.querySelectorAll("details").forEach(d => d.open = true);
+  return [...document.querySelectorAll("main svg.tex")].filter(svg => {
+    const box = svg.getBoundingClientRect(), ink = svg.getBBox();
+    const lost = [...svg.querySelectorAll("use")].some(
+      use => !document.getElementById(use.getAttribute("href").slice(1)));
+    return lost || box.width < 2 || box.height < 2 || ink.width < 1
+      || getComputedStyle(svg).fill !== getComputedStyle(svg.parentElement).color
+      || !svg.getAttribute("aria-label");
+  }).map(svg => svg.getAttribute("aria-label"));
+}"""
+BROKEN_IMAGES = """async () => {
+  const images = [...document.images];
+  images.forEach(i => i.loading = "eager");
+  await Promise.all(images.map(i => i.decode().catch(() => {})));
+  return images.filter(i => !i.naturalWidth).map(i => i.src);
+}"""
+
+
+@each_page
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_page_is_whole(visit, path, theme):
+    page = visit(path, theme=theme)
+    assert page.evaluate(RAW_TEX) is None
+    assert page.evaluate(UNDRAWN) == []
+    assert page.evaluate(BROKEN_IMAGES) == []
+    assert page.complaints == [] and page.outside == []
+
+
+@each_page
+def test_nothing_hangs_over(visit, path):
+    page = visit(path)
+    for width in (1440, 768, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        for opened in (False, True):
+            page.evaluate(
+                "open => document.querySelectorAll('main details').forEach(d => d.open = open)",
+                opened,
+            )
+            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
+            assert wide <= 0, f"{wide} px too wide at {width} px"
+
+
+@each_page
+def test_anchors_and_links(visit, path):
+    page = visit(path)
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll("a[href^='#']")].map(a => a.getAttribute("href"))
+        .filter(href => !document.getElementById(decodeURIComponent(href.slice(1))))"""
+    )
+    assert broken == []
+    hrefs = page.eval_on_selector_all("a[href]", "links => links.map(a => a.href)")
+    files = {href.partition("#")[0] for href in hrefs if href.startswith("file:")}
+    there = {p.as_uri() for p in path.parent.rglob("*")}
+    assert files <= there
+
+
+@each_page
+@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
+def test_axe_finds_nothing(visit, path):
+    page = visit(path)
+    page.add_script_tag(path=str(AXE))
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    for theme in ("light", "dark"):
+        page.emulate_media(color_scheme=theme)
+        found = page.evaluate("axe.run(document, {iframes: false, resultTypes: ['violations']})")
+        problems = [
+            f"{theme}: {v['id']}: {node['html'][:160]} {node['failureSummary']}"
+            for v in found["violations"]
+            for node in v["nodes"][:3]
+        ]
+        assert problems == []
+
+
+@each_page
+def test_keyboard_reaches_everything(visit, path):
+    page = visit(path, width=390)
+    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wanted = page.evaluate(
+        """() => {
+          const all = [...document.querySelectorAll(
+            "a[href], button, summary, iframe, [tabindex='0']")];
+          all.forEach((e, i) => e.dataset.stop = i);
+          return all.length;
+        }"""
+    )
+    reached = set()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.className") == "skip"
+    for _ in range(2 * wanted + 10):
+        stop = page.evaluate("document.activeElement.dataset.stop")
+        if stop is None or (int(stop) in reached and len(reached) == wanted):
+            break
+        reached.add(int(stop))
+        visible = page.evaluate(
+            "getComputedStyle(document.activeElement).outlineStyle !== 'none'"
+            " || document.activeElement.tagName === 'IFRAME'"
+        )
+        assert visible, page.evaluate("document.activeElement.outerHTML.slice(0, 200)")
+        page.keyboard.press("Tab")
+    assert reached == set(range(wanted))
+
+
+@each_page
+def test_first_screen_is_quick(visit, path):
+    times = []
+    for _ in range(3):  # the best of three: the machine may be busy
+        page = visit(path)
+        page.wait_for_function("performance.getEntriesByType('paint').length > 1")
+        times += page.evaluate("performance.getEntriesByType('paint').map(e => e.startTime)")[1:]
+    assert min(times) < 1000
+
+
+@each_page
+def test_paper_shows_folded_parts(visit, path):
+    page = visit(path)
+    assert len(page.pdf()) > 10_000
+    assert page.locator("main details[open]").count() == 0  # folded again afterwards
+    page.emulate_media(media="print")
+    assert page.locator(".side").is_hidden() and page.locator(".turn").is_hidden()
