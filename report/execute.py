@@ -78,17 +78,21 @@ class Progress:
         self.done: list[str] = []
         self.tty = sys.stderr.isatty()
         self.stop = threading.Event()
+        self.lock = threading.Lock()
         if self.tty:
             threading.Thread(target=self._redraw, daemon=True).start()
 
     def notebook(self, name: str):
-        self.name, self.cell, self.last = name, 0, ""
-        self.notebook_began = time.monotonic()
+        with self.lock:
+            self.name, self.cell, self.last = name, 0, ""
+            self.notebook_began = time.monotonic()
         if not self.tty:
             print(f"[{self._place()}] {name} …", file=sys.stderr, flush=True)
 
     def finish(self, name: str, note: str):
-        self.done.append(name)
+        with self.lock:
+            self.done.append(name)
+            self.name = ""
         self._print(f"[{len(self.done)}/{len(self.names)}] {name}: {note}")
 
     def heard(self, text: str):
@@ -115,12 +119,12 @@ class Progress:
         left = self.left()
         within = self.cell / max(1, self.cells.get(self.name, 1))
         share = (len(self.done) + within) / len(self.names)
-        bar = ("█" * round(16 * share)).ljust(16, "░")
+        bar = ("█" * round(8 * share)).ljust(8, "░")
         parts = [
-            f"{bar} notebook {self._place()} {self.name}",
+            f"{bar} {self._place()} {self.name}",
             f"cell {self.cell + 1}/{self.cells.get(self.name, 0)}",
             clock(time.monotonic() - self.began),
-            f"about {clock(left)} left" if left is not None else "",
+            f"{clock(left)} left" if left is not None else "",
             self.last,
         ]
         return " · ".join(part for part in parts if part)
@@ -129,16 +133,19 @@ class Progress:
         return f"{len(self.done) + 1}/{len(self.names)}"
 
     def _print(self, text: str):
+        """A line of its own; on a terminal it takes the place of the progress line."""
         if self.tty:
-            text = f"\r{text}\x1b[K"
+            sys.stderr.write("\r\x1b[K")
         if text:
-            print(text, end="" if text == "\r\x1b[K" else "\n", file=sys.stderr, flush=True)
+            print(text, file=sys.stderr, flush=True)
 
     def _redraw(self):
         while not self.stop.wait(0.25):
-            if self.name:
-                width = shutil.get_terminal_size().columns - 1
-                print("\r" + self.line()[:width] + "\x1b[K", end="", file=sys.stderr, flush=True)
+            with self.lock:
+                if self.name:
+                    width = shutil.get_terminal_size().columns - 1
+                    sys.stderr.write(f"\r{self.line()[:width]}\x1b[K")
+                    sys.stderr.flush()
 
 
 def clock(seconds: float) -> str:
