@@ -2,7 +2,7 @@
 
 import sys
 
-if sys.version_info < (3, 11):  # noqa: UP036  (before any import that needs it)
+if sys.version_info < (3, 11):  # before any import that needs it
     found = ".".join(str(part) for part in sys.version_info[:3])
     sys.exit("The report needs Python 3.11 or newer; this is Python " + found + ".")
 
