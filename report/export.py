@@ -20,7 +20,7 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from PIL import Image
 from traitlets.config import Config
 
-from report.execute import ANSI, ReportError, source_hash
+from report.execute import ANSI, ReportError, clock, source_hash
 from report.mathsvg import Formulas
 
 HERE = Path(__file__).parent
@@ -340,12 +340,16 @@ def to_markdown(notebook, name: str, site: dict, source: str) -> str:
 # ---------------------------------------------------------------- the site
 
 
-def heading_of(notebook: Path) -> str:
-    """The title of a notebook: its first heading, without formulas' dollars."""
-    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
-        if found := re.search(r"^# (.+)$", "".join(cell["source"]), re.M):
-            return found[1].replace("`", "").replace("$", "").replace("*", "").strip()
-    return notebook.stem
+def heading_of(notebook: Path) -> dict:
+    """The title of a notebook and the first sentence under it."""
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "".join(cells[0]["source"]) if cells else ""
+    title = re.search(r"^# (.+)$", text, re.M)
+    first = re.search(r"^# [^\n]+\n+([^#\n].*?[.?!])(?:\s|$)", text, re.M | re.S)
+    return {
+        "title": re.sub(r"[`$*]", "", title[1]).strip() if title else notebook.stem,
+        "first": one_line(first[1]) if first else "",
+    }
 
 
 def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, dataset: str):
@@ -356,7 +360,7 @@ def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, datas
     """
     old = {path.stem for path in folder.glob("*.html")}
     names = [path.stem for path in notebooks if path.stem in executed or path.stem in old]
-    pages = [{"name": p.stem, "title": heading_of(p)} for p in notebooks if p.stem in names]
+    pages = [{"name": p.stem} | heading_of(p) for p in notebooks if p.stem in names]
     site = {"pages": pages, "names": names, "folder": folder, "dataset": dataset}
     keep = {f"{name}.{kind}" for name in [*names, "index"] for kind in ("html", "md")}
     for path in [*folder.glob("*.html"), *folder.glob("*.md"), *folder.glob("img/*")]:
@@ -385,12 +389,17 @@ def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, datas
     results = {key: results[key] for key in [*names, "environment"] if key in results}
     write(folder / "results.json", json.dumps(results, indent=2) + "\n")
 
+    environment = results.get("environment", {})
+    core = [name for name in names if "01" <= name[:2] <= "05"]
     text = TEMPLATES.get_template("index.md.j2").render(
         **site,
-        results=results,
+        models=tested_models(results),
         table=results_table(results),
         figures=index_figures(folder, names),
-        environment=results.get("environment", {}),
+        floor=results.get("01_data", {}).get("bce_floor", {}).get("test"),
+        explorer=(folder / "explorer.html").exists(),
+        environment=environment,
+        core_minutes=clock(sum(environment.get("seconds", {}).get(n, 0) for n in core)) + " min",
     )
     index = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text)])
     write_page(folder, index, "index", site, "")
@@ -424,13 +433,19 @@ def read_results(folder: Path) -> dict:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
-def results_table(results: dict) -> str:
-    """The models that were tested, best last, as a markdown table; every number from results."""
-    rows = {}
+def tested_models(results: dict) -> dict[str, dict]:
+    """What training and evaluation found about each model that has a test loss."""
+    models = {}
     for chapter in ("03_training", "04_evaluation"):
         for name, numbers in results.get(chapter, {}).items():
             if isinstance(numbers, dict):
-                rows[name] = rows.get(name, {}) | numbers
+                models[name] = models.get(name, {}) | numbers
+    return {name: numbers for name, numbers in models.items() if "test_loss" in numbers}
+
+
+def results_table(results: dict) -> str:
+    """The models that were tested, best last, as a markdown table; every number from results."""
+    tested = tested_models(results)
     columns = [
         ("latent size", "latent_dim", "{:d}"),
         ("parameters", "parameters", "{:,d}"),
@@ -440,7 +455,6 @@ def results_table(results: dict) -> str:
         ("per pixel", "test_loss_per_pixel", "{:.4f}"),
         ("training time (s)", "seconds", "{:.0f}"),
     ]
-    tested = {name: row for name, row in rows.items() if "test_loss" in row}
     columns = [c for c in columns if any(c[1] in row for row in tested.values())]
     lines = ["| model | " + " | ".join(c[0] for c in columns) + " |"]
     lines.append("|:--|" + "--:|" * len(columns))
@@ -458,9 +472,9 @@ def index_figures(folder: Path, names: list[str]) -> list[dict]:
         for alt, src in re.findall(r"!\[([^\]]*)\]\((img/[^)\s]+)\)", text):
             found[src] = {"src": src, "alt": alt, "page": name}
     wanted = [
-        ("samples", ("mosaic", "manifold", "prior-samples", "samples")),
-        ("codes", ("codes-2d", "latent-2d", "codes", "latent")),
-        ("reconstructions", ("reconstruction", "recon")),
+        ("Drawn by the decoder", ("mosaic", "manifold", "prior-samples", "samples")),
+        ("Codes, coloured by class", ("codes-2d", "latent-2d", "codes", "latent")),
+        ("Images and reconstructions", ("reconstruction", "recon")),
     ]
     chosen = []
     for label, words in wanted:

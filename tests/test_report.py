@@ -323,6 +323,7 @@ def test_pages_are_fresh():
 def test_page_has_no_noise(path):
     for page in (path, path.with_suffix(".md")):
         content = page.read_text(encoding="utf-8")
+        assert not re.search(r"<p>[^<]*\|:?--", content)  # a table that was not read as one
         for noise in ("Traceback (most recent", "\x1b[", "/tmp/", str(ROOT), "it/s]", "⟦"):
             assert noise not in content, noise
         assert not re.search(r"No description has been provided| at 0x[0-9a-f]{6}", content)
