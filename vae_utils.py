@@ -423,9 +423,12 @@ class Autoencoder(VAE):
         return mu
 
 
-def build_model(config):
-    """The VAE, or the Autoencoder, of a Config, with start weights from torch's generator."""
-    return (VAE if config.variational else Autoencoder)(config).to(DEVICE)
+def build_model(config, mean_image=None):
+    """The VAE, or the Autoencoder, of a Config, decoding to ``mean_image`` at first if given."""
+    model = (VAE if config.variational else Autoencoder)(config).to(DEVICE)
+    if mean_image is not None:
+        model.decoder.start_from(mean_image)
+    return model
 
 
 # ------------------------------------------------------------------------- objective (02_model)
@@ -490,6 +493,12 @@ def autocast(config):
         cpu = getattr(torch.cpu, "get_capabilities", dict)()
         fast = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast)
+
+
+def make_optimizer(model):
+    """AdamW for a model; train_one_epoch sets its learning rate at every step."""
+    decay = model.config.weight_decay
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
 
 
 def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
@@ -650,12 +659,8 @@ def fit(config, out_dir=None, data_dir=None):
         return load_run(out_dir)
     train, val, _ = get_dataloaders(config, data_dir)
     torch.manual_seed(config.seed)
-    model, history = build_model(config), []
-    model.decoder.start_from(train.images.mean(0))
-    decay = config.weight_decay
-    optimizer = torch.optim.AdamW(
-        model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True
-    )
+    model, history = build_model(config, train.images.mean(0)), []
+    optimizer = make_optimizer(model)
     if state:
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
