@@ -877,11 +877,12 @@ def save_figures(model, val, out_dir, history):
     codes = model.encode(images)[0].cpu()
     if codes.shape[1] > 2:  # the plane of largest variance
         codes = codes @ torch.pca_lowrank(codes, 2)[2]
+    samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
     stem = f"ep{len(history):03d}"
     figures = {
-        f"{stem}_a_input": show_grid(images[:32]),
-        f"{stem}_b_recon": show_grid(model.reconstruct(images[:32])),
-        f"{stem}_c_samples": show_grid(model.sample(64, torch.Generator(DEVICE).manual_seed(0))),
+        f"{stem}_a_input": tile(images[:32], 8),
+        f"{stem}_b_recon": tile(model.reconstruct(images[:32]), 8),
+        f"{stem}_c_samples": tile(samples, 8),
         f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset]),
     }
     if history:
@@ -895,8 +896,11 @@ def save_figures(model, val, out_dir, history):
         figures["history"] = plot_history(history)
     for name, fig in figures.items():
         png = io.BytesIO()
-        fig.savefig(png, format="png")
-        plt.close(fig)
+        if isinstance(fig, np.ndarray):
+            plt.imsave(png, fig, cmap="gray", vmin=0, vmax=1, format="png")
+        else:
+            fig.savefig(png, format="png")
+            plt.close(fig)
         write_file(out_dir / f"{name}.png", png.getvalue())
 
 
