@@ -1,0 +1,228 @@
+"""The module from the shell: flags, messages, the folder that a run leaves."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae_utils
+from vae_utils import Config
+
+TINY = ["--hidden=32", "--batch-size=50", "--val-fraction=0.2", "--precision=float32"]
+
+
+def refused(capsys, *flags):
+    """The one line on stderr of a call that exits with 2."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as caught:
+        vae_utils.main(list(flags))
+    out, err = capsys.readouterr()
+    assert caught.value.code == 2
+    assert out == ""
+    assert err.count("\n") == 1 and err.endswith("\n"), err
+    return err
+
+
+def python(*arguments, executable=sys.executable, **environment):
+    """A process of its own, in the checkout; kept outputs of the tests are not its business."""
+    return subprocess.run(
+        [executable, *arguments],
+        cwd=vae_utils.ROOT,
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+    )
+
+
+@pytest.mark.parametrize(
+    "flags, words",
+    [
+        ("--dataset cifar", "--dataset cifar mnist fashion"),
+        ("--preset mlp-3d", "--preset mlp-3d mlp-2d mlp-20d conv-2d best-2d best-16d"),
+        ("--recon-loss l1", "--recon-loss l1 bce mse cb"),
+        ("--architecture resnet", "--architecture resnet mlp conv"),
+        ("--schedule step", "--schedule step one-cycle constant"),
+        ("--latent-dim 0", "latent_dim=0 whole 1 784"),
+        ("--latent-dim two", "--latent-dim two"),
+        ("--latent-dim 2.5", "--latent-dim 2.5"),
+        ("--val-fraction 1.5", "val_fraction=1.5 0.01 0.9"),
+        ("--epochs -1", "epochs=-1 whole 1 10000"),
+        ("--epochs", "--epochs expected"),
+        ("--beta -1", "beta=-1.0 0.0 1000.0"),
+        ("--beta nan", "beta=nan 0.0 1000.0"),
+        ("--lr 1e99", "lr=1e+99 10.0"),
+        ("--hidden 512 -3", "hidden=[512, -3] above 0"),
+        ("--hidden", "--hidden expected"),
+        ("--name a/b", "name='a/b' letters"),
+        ("--no-variational", "beta=1.0 variational 0"),
+        ("--colour red", "--colour red"),
+        ("demo", "demo"),
+    ],
+)
+def test_wrong_flag_or_value_exits_2_with_one_line(capsys, tmp_path, flags, words):
+    message = refused(capsys, *flags.split(), "--out", str(tmp_path / "run"))
+    assert [word for word in words.split() if word not in message] == [], message
+    assert not (tmp_path / "run").exists()
+
+
+def test_wrong_value_from_a_real_shell(tmp_path):
+    result = python("-m", "vae_utils", "--val-fraction", "1.5", "--out", str(tmp_path / "run"))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert re.fullmatch(r"error: val_fraction=1\.5 must be .* 0\.9.*\n", result.stderr)
+    assert not (tmp_path / "run").exists()
+
+
+def test_unknown_data_set_in_the_environment():
+    result = python("-m", "vae_utils", "--epochs", "1", VAE_DATASET="cifar")
+    assert result.returncode != 0
+    assert "'cifar' is not known: choose mnist or fashion" in result.stderr.splitlines()[-1]
+
+
+def test_help_lists_every_field_with_its_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "1000")
+    with pytest.raises(SystemExit) as caught:
+        vae_utils.main(["--help"])
+    assert caught.value.code == 0
+    flags = re.split(r"\n  (?=-)", capsys.readouterr().out)  # each with its explanation
+    for field in dataclasses.fields(Config):
+        flag = "--" + field.name.replace("_", "-")
+        text = next(text for text in flags if re.match(rf"{flag}[ ,]", text))
+        assert text.strip().endswith(f"(default: {field.default})"), text
+        assert len(text.split("(default")[0].split()) > 3, f"{flag} is not explained"
+    assert any(text.startswith("--preset ") for text in flags)
+    assert any(text.startswith("--out ") for text in flags)
+
+
+def test_flags_reach_the_config(capsys, monkeypatch):
+    seen = []
+
+    def fake(config, out_dir=None):
+        seen.append((config, out_dir))
+        row = dict.fromkeys(vae_utils.HISTORY, 1.0)
+        return vae_utils.Run(None, [row] * config.epochs, config, Path("somewhere"))
+
+    monkeypatch.setattr(vae_utils, "fit", fake)
+    flags = "--dataset fashion --val-fraction 0.2 --seed 3 --architecture conv --hidden 64 32"
+    flags += " --latent-dim 5 --activation gelu --no-variational --recon-loss cb --beta 0"
+    flags += " --warmup-epochs 2 --binarize --shift 1 --epochs 4 --batch-size 64 --lr 0.01"
+    flags += " --schedule constant --weight-decay 0.1 --precision float32 --name mine --out here"
+    assert vae_utils.main(flags.split()) == 0
+    expected = Config(
+        "mine", "fashion", 0.2, 3, "conv", (64, 32), 5, "gelu", False, "cb", 0.0,
+        2, True, 1, 4, 64, 0.01, "constant", 0.1, "float32",
+    )  # fmt: skip
+    assert seen == [(expected, "here")]
+    seen.clear()
+    assert vae_utils.main(["--preset", "mlp-20d", "--beta", "4"]) == 0
+    assert seen == [(vae_utils.get_preset("mlp-20d", beta=4.0), None)]
+    seen.clear()
+    assert vae_utils.main([]) == 0
+    assert seen == [(Config(), None)]
+
+
+def test_a_run_leaves_the_folder_of_the_design(tiny_data, tmp_path, capsys):
+    out = tmp_path / "demo"
+    flags = ["--epochs", "2", "--beta", "0.5", "--out", str(out), *TINY]
+    assert vae_utils.main(flags) == 0
+    stdout, stderr = capsys.readouterr()
+    assert str(out) in stdout and "nats" in stdout
+    assert "loss" in stderr and "KL" in stderr and "<" in stderr  # the bar; time left
+    figures = [
+        f"ep{epoch:03d}_{name}.png"
+        for epoch in (0, 1, 2)
+        for name in ("a_input", "b_recon", "c_samples", "d_latent2d")
+    ]
+    files = ["config.json", "history.csv", "best.pt", "last.pt", "report.md", *figures]
+    assert set(files) <= {path.name for path in out.iterdir()}
+    report = (out / "report.md").read_text(encoding="utf-8")
+    for field in dataclasses.fields(Config):
+        assert field.name in report
+    assert "0.5" in report and "val_loss" in report
+    shown = re.findall(r"!\[.+?\]\((.+?)\)", report)
+    assert {f"ep002_{name}.png" for name in ("b_recon", "c_samples", "d_latent2d")} <= set(shown)
+    assert any("history" in name for name in shown)
+    assert all((out / name).exists() for name in shown)
+    assert vae_utils.main(flags) == 0  # again: at once
+    assert "another config" in refused(capsys, *flags, "--beta", "2")
+
+
+def test_default_folder_is_that_of_the_data_set(tiny_data, tmp_path, monkeypatch):
+    monkeypatch.setattr(vae_utils, "save_figures", lambda *args: None)
+    flags = ["--dataset", "fashion", "--epochs", "1", "--name", "boots", *TINY]
+    assert vae_utils.main(flags) == 0
+    assert (tmp_path / "outputs" / "fashion" / "boots" / "best.pt").exists()
+
+
+def test_no_data_and_unwritable_folders_are_one_line_too(tiny_data, tmp_path, capsys, monkeypatch):
+    (tmp_path / "file").write_text("mine")
+    flags = ["--epochs", "1", *TINY, "--out"]
+    assert "choose another folder" in refused(capsys, *flags, str(tmp_path / "file"))
+    monkeypatch.setattr(vae_utils, "learning_rate", lambda config, progress: 1e30)
+    with pytest.raises(SystemExit) as caught:
+        vae_utils.main([*flags, str(tmp_path / "nan")])
+    assert caught.value.code == 2
+    assert "NaN or infinite in epoch 1" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_stopped_run_says_how_to_go_on(tiny_data, tmp_path, capsys, monkeypatch):
+    def stop(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(vae_utils, "save_figures", lambda *args: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(vae_utils, "train_one_epoch", stop)
+        code = vae_utils.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")])
+    assert code == 130
+    assert "goes on" in capsys.readouterr().out
+    assert vae_utils.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")]) == 0
+
+
+# ---------------------------------------------------------------- installations that do not fit
+
+
+@pytest.mark.parametrize(
+    "error", ["RuntimeError('operator torchvision::nms does not exist')", "ImportError('no _C')"]
+)
+def test_torchvision_that_does_not_fit_torch(tmp_path, error):
+    (tmp_path / "torchvision").mkdir()
+    (tmp_path / "torchvision" / "__init__.py").write_text(f"raise {error}\n")
+    path = os.pathsep.join((str(tmp_path), os.environ["PYTHONPATH"]))
+    result = python("-c", "import vae_utils", PYTHONPATH=path)
+    assert result.returncode == 1
+    message = result.stderr.splitlines()[-1]
+    assert "torchvision does not fit torch" in message
+    assert torch.__version__ in message
+    assert "pip install" in message
+
+
+def old_python():
+    """A Python before 3.11, if this machine has one."""
+    names = [shutil.which(f"python3.{minor}") for minor in (9, 10, 8)]
+    names += sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python"))
+    for name in filter(None, names):
+        probe = "import sys; sys.exit(not (3, 8) <= sys.version_info < (3, 11))"
+        if subprocess.run([name, "-c", probe], capture_output=True).returncode == 0:
+            return str(name)
+    return None
+
+
+@pytest.mark.parametrize("arguments", [["-m", "vae_utils"], ["-c", "import vae_utils"]])
+def test_old_python_gets_one_sentence(arguments):
+    executable = old_python()
+    if executable is None:
+        pytest.skip("this machine has no Python before 3.11")
+    result = python(*arguments, executable=executable)
+    assert result.returncode == 1
+    assert re.search(
+        r"Python 3\.\d+ is too old for this course: install Python 3\.11 or newer.*\n\Z",
+        result.stderr,
+    )
+    if "-m" in arguments:
+        assert result.stderr.count("\n") == 1

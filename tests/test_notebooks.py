@@ -1,0 +1,158 @@
+"""The notebooks as they are stored, and each of them run in FAST mode: alone, and all in order."""
+
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import vae_utils
+
+ROOT = Path(__file__).resolve().parent.parent
+CORE = ["01_data", "02_model", "03_training", "04_evaluation", "05_latent_exploration"]
+PATHS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def cells_of(path, kind):
+    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+
+
+# ---------------------------------------------------------------- as stored
+
+
+def test_the_core_course_is_complete():
+    assert [path.stem for path in PATHS[:5]] == CORE
+
+
+@each_notebook
+def test_stored_clean(path):
+    text = path.read_text(encoding="utf-8")
+    notebook = json.loads(text)
+    nbformat.validate(notebook)
+    assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
+    assert [c["id"] for c in notebook["cells"]] == [
+        f"c{number:02d}" for number in range(1, len(notebook["cells"]) + 1)
+    ]
+    for cell in notebook["cells"]:
+        assert set(cell["metadata"]) <= {"tags"}, cell["id"]
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None), cell["id"]
+    assert set(notebook["metadata"]) <= {"kernelspec", "language_info"}
+    assert notebook["metadata"]["kernelspec"]["name"] == "python3"
+    assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)
+
+
+@each_notebook
+def test_setup_cell_is_the_same_everywhere(path):
+    first = cells_of(path, "code")[0]
+    assert first.metadata.get("tags") == ["setup"]
+    assert first.source == cells_of(PATHS[0], "code")[0].source
+
+
+@each_notebook
+def test_built_as_the_others(path):
+    code, prose = cells_of(path, "code"), cells_of(path, "markdown")
+    number, title = int(path.stem[:2]), prose[0].source.splitlines()[0]
+    assert re.match(rf"# 0?{number} · \S", title), title
+    assert f'save_results("{path.stem}"' in code[-1].source
+    assert not any(re.search(r"^\s*from \S+ import \*", cell.source, re.M) for cell in code)
+    text = "\n".join(cell.source for cell in prose)
+    assert len(re.findall(r"<details>\s*<summary>Solution", text)) >= 2
+    assert "learned" in text
+    for target in re.findall(r"\]\((\w+\.ipynb)", text):
+        assert (path.parent / target).exists(), target
+    if path.stem in CORE[:-1]:
+        assert f"]({CORE[CORE.index(path.stem) + 1]}.ipynb)" in text
+
+
+# ---------------------------------------------------------------- as run
+
+
+def clone(folder):
+    """A fresh copy of what the notebooks need, without outputs; data stay where they are."""
+    folder.mkdir()
+    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
+    for name in ("notebooks", "report"):
+        shutil.copytree(ROOT / name, folder / name, ignore=ignore)
+    shutil.copy(ROOT / "vae_utils.py", folder)
+    return folder
+
+
+def report(folder, *names):
+    """``python -m report`` in a clone, FAST; nothing of the environment points elsewhere."""
+    data = os.environ.get("VAE_DATA_DIR", str(ROOT / "data"))
+    env = os.environ | {"VAE_FAST": "1", "VAE_DATA_DIR": data}
+    for name in ("PYTHONPATH", "VAE_OUT_DIR", "MPLBACKEND"):
+        env.pop(name, None)
+    command = [sys.executable, "-m", "report", *names]
+    return subprocess.run(
+        command, cwd=folder, env=env, capture_output=True, text=True, encoding="utf-8"
+    )
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """All builds as (folder, future) by name, two at a time; each test waits for its own."""
+    vae_utils.load_dataset("mnist")
+    base = tmp_path_factory.mktemp("clones")
+    started = {}
+    with ThreadPoolExecutor(2) as pool:
+        for name in ("in-order", *(path.stem for path in reversed(PATHS))):
+            folder = clone(base / name)
+            names = CORE if name == "in-order" else [name]
+            started[name] = folder, pool.submit(report, folder, *names)
+        yield started
+        pool.shutdown(cancel_futures=True)
+
+
+def check_run(folder, name):
+    """One executed notebook: every cell has run, nothing failed or warned, numbers are kept."""
+    outputs = folder / "outputs" / "fast" / "mnist"
+    notebook = nbformat.read(outputs / "executed" / f"{name}.ipynb", as_version=4)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            assert output.output_type != "error", cell.id
+            if output.get("name") == "stderr":  # progress bars are all that may be there
+                assert not re.search(r"Warning|Error|Traceback", output.text), cell.id
+    results = json.loads((outputs / "results" / f"{name}.json").read_text())
+    assert results
+
+    def numbers(value):
+        if not isinstance(value, dict):
+            return [value]
+        return [number for part in value.values() for number in numbers(part)]
+
+    assert all(math.isfinite(n) for n in numbers(results) if isinstance(n, (int, float)))
+
+
+@each_notebook
+def test_runs_alone_in_a_fresh_clone(runs, path):
+    folder, future = runs[path.stem]
+    done = future.result()
+    assert done.returncode == 0, done.stderr
+    check_run(folder, path.stem)
+    assert (folder / "build" / f"{path.stem}.html").exists()
+    assert not (folder / "docs").exists()  # a FAST build never touches docs/
+
+
+def test_the_core_course_runs_in_order(runs):
+    folder, future = runs["in-order"]
+    done = future.result()
+    assert done.returncode == 0, done.stderr
+    for name in CORE:
+        check_run(folder, name)
+    places = [done.stderr.index(f"] {name} …") for name in CORE]
+    assert places == sorted(places)
+    kept = json.loads((folder / "build" / "results.json").read_text())
+    assert set(CORE) <= set(kept)
+    assert not (folder / "docs").exists()

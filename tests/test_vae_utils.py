@@ -1,0 +1,456 @@
+"""Known answers: values worked out by hand, by torch.distributions or by numerical integration."""
+
+import ast
+import json
+import math
+import warnings
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+import torch
+from torch import distributions
+
+import vae_utils
+from vae_utils import (
+    PRESETS,
+    Autoencoder,
+    Batches,
+    Config,
+    active_units,
+    elbo,
+    encode_dataset,
+    evaluate,
+    interpolate,
+    iwae_bound,
+    kl_divergence,
+    reconstruction_loss,
+)
+
+LOG2, LOG3 = math.log(2), math.log(3)
+# Two rows of two pixels: p = sigmoid(logits) is 1/2, 3/4 and 1/4, 1/2.
+LOGITS = torch.tensor([[0.0, LOG3], [-LOG3, 0.0]]).view(2, 1, 1, 2)
+X = torch.tensor([[1.0, 0.0], [0.0, 0.5]]).view(2, 1, 1, 2)
+
+
+def model_of(seed=0, **changes):
+    torch.manual_seed(seed)
+    return vae_utils.build_model(Config(**({"hidden": (32,)} | changes)))
+
+
+def images(n, seed=0):
+    return torch.rand(n, 1, 28, 28, generator=torch.Generator().manual_seed(seed)).to(
+        vae_utils.DEVICE
+    )
+
+
+# ---------------------------------------------------------------- objective
+
+
+def test_kl_by_hand():
+    mu = torch.tensor([[0.0, 0.0], [1.0, -2.0]])
+    logvar = torch.tensor([[0.0, 0.0], [0.0, math.log(4)]])
+    # second row: 1/2 (1) and 1/2 (4 + 4 - 1 - log 4)
+    expected = torch.tensor([0.0, 0.5 + 3.5 - LOG2])
+    torch.testing.assert_close(kl_divergence(mu, logvar), expected)
+
+
+def test_kl_as_torch_distributions():
+    mu, logvar = torch.randn(2, 7, 5, generator=torch.Generator().manual_seed(0))
+    q = distributions.Normal(mu, torch.exp(0.5 * logvar))
+    expected = distributions.kl_divergence(q, distributions.Normal(0.0, 1.0)).sum(1)
+    torch.testing.assert_close(kl_divergence(mu, logvar), expected)
+
+
+@pytest.mark.parametrize(
+    "kind, expected",
+    [
+        ("bce", [LOG2 + 2 * LOG2, math.log(4 / 3) + LOG2]),
+        ("mse", [1 / 4 + 9 / 16, 1 / 16 + 0]),
+        # log C(1/2) = log 2, and C(p) = 2 artanh(1 - 2p) / (1 - 2p) = 2 log 3 for p = 1/4, 3/4
+        ("cb", [3 * LOG2 - LOG2 - math.log(2 * LOG3), math.log(4 / 3) - math.log(2 * LOG3)]),
+    ],
+)
+def test_reconstruction_of_two_rows_by_hand(kind, expected):
+    loss = reconstruction_loss(LOGITS, X, kind)
+    torch.testing.assert_close(loss, torch.tensor(expected))
+
+
+def test_bce_is_the_default_and_stays_finite_for_large_logits():
+    torch.testing.assert_close(
+        reconstruction_loss(LOGITS, X), reconstruction_loss(LOGITS, X, "bce")
+    )
+    far = torch.tensor([[200.0, -200.0]]).view(1, 1, 1, 2)
+    black_white = torch.tensor([[0.0, 0.0]]).view(1, 1, 1, 2)
+    torch.testing.assert_close(reconstruction_loss(far, black_white), torch.tensor([200.0]))
+
+
+def test_cb_as_torch_distributions_with_finite_gradients():
+    logits = torch.cat((torch.linspace(-30, 30, 121), torch.tensor([-0.05, 0.01, 0.049, 0.051])))
+    logits = logits.double().view(-1, 1, 1, 1).requires_grad_()
+    x = torch.linspace(0, 1, len(logits)).double().view_as(logits)
+    loss = reconstruction_loss(logits, x, "cb")
+    expected = -distributions.ContinuousBernoulli(logits=logits.detach()).log_prob(x)
+    torch.testing.assert_close(loss.detach(), expected.flatten(), rtol=1e-4, atol=2e-5)
+    loss.sum().backward()
+    assert logits.grad.isfinite().all()
+
+
+def test_cb_integrates_to_one():
+    x = torch.linspace(0, 1, 2001).double().view(-1, 1, 1, 1)
+    for logit in (-4.0, 0.0, 0.02, 1.5):
+        density = torch.exp(-reconstruction_loss(torch.full_like(x, logit), x, "cb"))
+        assert torch.trapezoid(density, dx=1 / 2000).item() == pytest.approx(1, abs=1e-5)
+
+
+def test_elbo_of_two_rows_by_hand():
+    mu, logvar = torch.tensor([[0.0], [2.0]]), torch.zeros(2, 1)
+    loss, recon, kl = elbo(LOGITS, X, mu, logvar, "mse", beta=0.5)
+    torch.testing.assert_close(recon, torch.tensor([13 / 16, 1 / 16]))
+    torch.testing.assert_close(kl, torch.tensor([0.0, 2.0]))
+    torch.testing.assert_close(loss, torch.tensor([13 / 16, 17 / 16]))
+
+
+@pytest.mark.parametrize("kind", ["l1", "BCE", "", None])
+def test_unknown_loss_is_named_with_what_is_allowed(kind):
+    with pytest.raises(ValueError, match=rf"{kind!r} is not known: choose bce or mse or cb"):
+        reconstruction_loss(LOGITS, X, kind)
+
+
+# ---------------------------------------------------------------- configuration
+
+BAD = [
+    ("dataset", "cifar", "mnist or fashion"),
+    ("architecture", "resnet", "mlp or conv"),
+    ("activation", "tanh", "relu or silu or gelu"),
+    ("recon_loss", "l1", "bce or mse or cb"),
+    ("schedule", "step", "one-cycle or constant"),
+    ("precision", "float16", "auto or float32 or bfloat16"),
+    ("val_fraction", 1.5, "from 0.01 to 0.9"),
+    ("val_fraction", 0, "from 0.01 to 0.9"),
+    ("seed", -1, "a whole number from 0"),
+    ("latent_dim", 0, "from 1 to 784"),
+    ("latent_dim", 2.0, "a whole number"),
+    ("latent_dim", "2", "a whole number"),
+    ("latent_dim", True, "a whole number"),
+    ("epochs", -1, "from 1 to 10000"),
+    ("epochs", 0, "from 1 to 10000"),
+    ("batch_size", 0, "from 1 to 60000"),
+    ("beta", -1, "from 0.0"),
+    ("beta", math.nan, "from 0.0"),
+    ("beta", math.inf, "from 0.0"),
+    ("lr", 0.0, "from 1e-09"),
+    ("lr", "fast", "a number"),
+    ("warmup_epochs", -2, "from 0"),
+    ("shift", 0.5, "a whole number"),
+    ("weight_decay", -0.1, "from 0.0"),
+    ("hidden", (), "whole numbers above 0"),
+    ("hidden", (512, 0), "whole numbers above 0"),
+    ("hidden", 512, "whole numbers above 0"),
+    ("name", "", "letters, digits"),
+    ("name", "a/b", "letters, digits"),
+    ("name", "..", "letters, digits"),
+]
+
+
+@pytest.mark.parametrize("field, value, allowed", BAD, ids=[f"{f}={v!r}" for f, v, _ in BAD])
+def test_bad_value_is_named_with_what_is_allowed(field, value, allowed):
+    with pytest.raises(ValueError) as caught:
+        Config(**{field: value})
+    message = str(caught.value)
+    assert message.startswith(f"{field}={value!r}")
+    assert allowed in message
+    assert "\n" not in message
+
+
+def test_autoencoder_needs_beta_zero():
+    with pytest.raises(ValueError, match=r"beta=1\.0 must be 0 when variational is False"):
+        Config(variational=False)
+    assert isinstance(model_of(variational=False, beta=0.0), Autoencoder)
+
+
+def test_unknown_preset_is_named_with_what_there_is():
+    with pytest.raises(ValueError) as caught:
+        vae_utils.get_preset("mlp-3d")
+    assert "'mlp-3d'" in str(caught.value)
+    assert all(name in str(caught.value) for name in PRESETS)
+
+
+def test_presets_are_known_by_their_names_and_can_be_changed():
+    assert {"mlp-2d", "mlp-20d", "conv-2d", "best-2d", "best-16d"} <= set(PRESETS)
+    assert all(config.name == name for name, config in PRESETS.items())
+    changed = vae_utils.get_preset("mlp-2d", beta=4.0)
+    assert changed.beta == 4.0
+    assert changed.hidden == PRESETS["mlp-2d"].hidden
+    assert PRESETS["mlp-2d"].beta == 1.0
+
+
+def test_default_folder_of_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("VAE_OUT_DIR", str(tmp_path / "here"))
+    assert vae_utils.outputs_dir() == tmp_path / "here" / "mnist"
+
+
+def test_old_python_can_read_the_file_as_far_as_the_check_of_its_version():
+    source = (vae_utils.ROOT / "vae_utils.py").read_text(encoding="utf-8")
+    ast.parse(source, feature_version=(3, 9))
+
+
+# ---------------------------------------------------------------- model
+
+
+@pytest.mark.parametrize(
+    "preset, latent_dim, parameters",
+    [("mlp-2d", 2, 1_333_012), ("mlp-20d", 20, 1_082_680), ("conv-2d", 2, 315_365)],
+)
+def test_parameter_counts(preset, latent_dim, parameters):
+    model = vae_utils.build_model(PRESETS[preset])
+    assert model.config.latent_dim == latent_dim
+    assert sum(p.numel() for p in model.parameters()) == parameters
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_shapes_and_types(preset):
+    model = vae_utils.build_model(PRESETS[preset])
+    d = model.config.latent_dim
+    x = images(3)
+    logits, mu, logvar = model(x)
+    assert logits.shape == x.shape
+    assert mu.shape == logvar.shape == (3, d)
+    assert all(out.dtype == torch.float32 for out in (logits, mu, logvar))
+    assert all(out.shape == (3,) for out in elbo(logits, x, mu, logvar))
+    assert model.decode(torch.zeros(4, d).to(x.device)).shape == (4, 1, 28, 28)
+    for picture in (model.reconstruct(x), model.sample(3)):
+        assert picture.shape == x.shape
+        assert picture.min() >= 0 and picture.max() <= 1
+        assert not picture.requires_grad
+
+
+def test_layers_of_the_conv_preset():
+    model = vae_utils.build_model(PRESETS["conv-2d"])
+    seen = []
+    for layer in (*model.encoder.body, *model.decoder.body):
+        if not isinstance(layer, torch.nn.ReLU):
+            layer.register_forward_hook(lambda _m, _i, out: seen.append(tuple(out.shape[1:])))
+    model(images(2))
+    assert seen == [
+        (32, 14, 14), (64, 7, 7), (128, 7, 7), (6272,),
+        (6272,), (128, 7, 7), (64, 14, 14), (32, 28, 28), (1, 28, 28),
+    ]  # fmt: skip
+
+
+def test_reparameterize_has_the_right_mean_spread_and_gradients():
+    model = model_of(latent_dim=2)
+    n, device = 40_000, vae_utils.DEVICE
+    mu = torch.tensor([1.0, -2.0], device=device).repeat(n, 1).requires_grad_()
+    logvar = torch.tensor([0.0, math.log(4)], device=device).repeat(n, 1).requires_grad_()
+    z = model.reparameterize(mu, logvar, torch.Generator(device).manual_seed(0))
+    assert z.mean(0).tolist() == pytest.approx([1, -2], abs=0.05)
+    assert z.std(0).tolist() == pytest.approx([1, 2], abs=0.05)
+    z.sum().backward()
+    assert (mu.grad == 1).all()  # dz/dmu
+    torch.testing.assert_close(logvar.grad, ((z - mu) / 2).detach())  # dz/dlogvar = sigma eps / 2
+
+
+def test_generators_decide_the_noise():
+    model, x = model_of(), images(4)
+
+    def noisy(seed):
+        generator = torch.Generator(x.device).manual_seed(seed)
+        return model(x, generator)[0], model.sample(4, generator)
+
+    for same, again, other in zip(noisy(1), noisy(1), noisy(2)):
+        assert same.equal(again)
+        assert not same.equal(other)
+
+
+def test_autoencoder_has_no_noise():
+    model, x = model_of(variational=False, beta=0.0), images(4)
+    logits, mu, _ = model(x)
+    torch.testing.assert_close(logits, model.decode(mu))
+    assert model(x)[0].equal(logits)
+
+
+# ---------------------------------------------------------------- measures
+
+
+def test_evaluate_weighs_images_not_batches():
+    model = model_of(variational=False, beta=0.0)  # no noise: the same value however it is split
+    x = images(7)
+    whole, parts = (evaluate(model, Batches(x, torch.zeros(7), size)) for size in (7, 3))
+    recon = reconstruction_loss(model(x)[0], x).double()
+    assert whole["recon"] == pytest.approx(recon.mean().item(), rel=1e-6)
+    assert whole["loss_per_pixel"] == pytest.approx(whole["loss"] / 784)
+    assert whole["loss_se"] == pytest.approx(recon.std().item() / 7**0.5, rel=1e-5)
+    assert parts == pytest.approx(whole, rel=1e-4)
+
+
+def test_evaluate_is_a_sampled_loss_with_fixed_noise():
+    model = model_of(latent_dim=3, beta=2.0)
+    x = images(20)
+    batches = Batches(x, torch.zeros(20), 20)
+    result = evaluate(model, batches, seed=5)
+    with torch.no_grad():
+        logits, mu, logvar = model(x, torch.Generator(x.device).manual_seed(5))
+        expected = [part.mean().item() for part in elbo(logits, x, mu, logvar, beta=2.0)]
+    assert [result["loss"], result["recon"], result["kl"]] == pytest.approx(expected, rel=1e-5)
+    assert evaluate(model, batches, seed=5) == result
+    assert evaluate(model, batches, seed=6)["recon"] != result["recon"]
+    assert evaluate(model, batches, seed=6)["kl"] == result["kl"]
+
+
+def one_dimensional_model():
+    """A VAE with one latent dimension whose posterior is plainly wrong, so that bounds differ."""
+    model = model_of(latent_dim=1)
+    with torch.no_grad():
+        model.decoder.body[0].weight *= 0.5
+        model.encoder.mu.bias += 1.0
+        model.encoder.logvar.bias += 0.5
+    return model
+
+
+def test_iwae_with_one_sample_is_the_elbo_in_the_mean():
+    model, x = one_dimensional_model(), images(2)
+    draws = x.repeat_interleave(4000, 0)
+    generator = torch.Generator(x.device).manual_seed(0)
+    with torch.no_grad():
+        logits, mu, logvar = model(draws, generator)
+        negative_elbo = elbo(logits, draws, mu, logvar)[0].view(2, -1)
+    single = iwae_bound(model, draws, 1, generator).view(2, -1)
+    error = (single.var(1) + negative_elbo.var(1)).div(4000).sqrt()
+    assert ((single.mean(1) - negative_elbo.mean(1)).abs() < 4 * error).all()
+    assert (error < 0.3).all()
+
+
+def test_iwae_falls_with_k_towards_the_log_likelihood():
+    model, x = one_dimensional_model(), images(2)
+    z = torch.linspace(-8, 8, 801, device=x.device)[:, None]
+    with torch.no_grad():
+        logits = model.decode(z)
+        log_joint = torch.stack([-reconstruction_loss(logits, i.expand_as(logits)) for i in x])
+    log_joint += distributions.Normal(0.0, 1.0).log_prob(z[:, 0])
+    exact = -torch.logsumexp(log_joint + math.log(16 / 800), 1)  # -log p(x), by quadrature
+    generator = torch.Generator(x.device).manual_seed(0)
+    means = []
+    for k in (1, 4, 16, 4000):
+        copies = 4000 // k
+        bound = iwae_bound(model, x.repeat_interleave(copies, 0), k, generator)
+        assert bound.shape == (2 * copies,)
+        means.append(bound.view(2, copies).mean(1))
+    means = torch.stack(means)
+    assert (means.diff(dim=0) < 0).all(), means
+    assert (means[0] - exact > 1).all()
+    torch.testing.assert_close(means[-1], exact, atol=0.05, rtol=0)
+
+
+def test_encode_dataset():
+    model, x = model_of(latent_dim=3), images(11)
+    labels = torch.arange(11)
+    mu, logvar, y = encode_dataset(model, Batches(x, labels, 4))
+    with torch.no_grad():
+        expected = model.encode(x)
+    torch.testing.assert_close((mu, logvar), tuple(t.cpu() for t in expected))
+    assert y.equal(labels)
+    assert not mu.requires_grad
+
+
+def test_active_units():
+    mu = torch.tensor([[0.0, 0.0, 5.0], [0.1, 2.0, 5.0]])  # variances 0.005, 2, 0
+    assert active_units(mu).tolist() == [False, True, False]
+    assert active_units(mu, threshold=0.001).tolist() == [True, True, False]
+
+
+# ---------------------------------------------------------------- figures
+
+
+def test_interpolate_between_two_codes():
+    start, end = torch.tensor([3.0, 0.0]), torch.tensor([0.0, 3.0])
+    line, arc = (interpolate(start, end, 7, spherical) for spherical in (False, True))
+    for path in (line, arc):
+        assert path.shape == (7, 2)
+        torch.testing.assert_close(path[[0, -1]], torch.stack((start, end)), atol=1e-5, rtol=0)
+    torch.testing.assert_close(line[3], torch.tensor([1.5, 1.5]))
+    torch.testing.assert_close(arc.norm(dim=1), torch.full((7,), 3.0))
+    torch.testing.assert_close(arc[3], torch.tensor([3.0, 3.0]) / 2**0.5)
+    steps = arc.diff(dim=0).norm(dim=1)  # a quarter of a circle in six chords of 15 degrees
+    torch.testing.assert_close(steps, torch.full((6,), 6 * math.sin(math.radians(7.5))))
+
+
+@pytest.mark.parametrize("factor", [1.0, 2.0, -1.0])
+def test_interpolate_along_one_direction_is_finite(factor):
+    start = torch.tensor([1.0, 2.0])
+    path = interpolate(start, factor * start, 5, spherical=True)
+    assert path.isfinite().all()
+    torch.testing.assert_close(path[0], start, atol=1e-3, rtol=0)
+    torch.testing.assert_close(path[-1], factor * start, atol=1e-3, rtol=0)
+
+
+def test_tile_places_images_row_by_row():
+    x = images(5).cpu()
+    picture = vae_utils.tile(x, 3)
+    assert picture.shape == (60, 90)
+    for i in range(5):
+        top, left = 30 * (i // 3), 30 * (i % 3)
+        cell = picture[top : top + 30, left : left + 30]
+        np.testing.assert_array_equal(cell[1:-1, 1:-1], x[i, 0].numpy())
+        assert (cell[[0, -1]] == 1).all() and (cell[:, [0, -1]] == 1).all()
+    assert (picture[30:, 60:] == 1).all()
+
+
+CLASSES = torch.arange(50) % 10
+ROW = {f"{split}_{part}": 1.0 for split in ("train", "val") for part in ("loss", "recon", "kl")}
+
+
+FIGURES = {
+    "grid": lambda m: vae_utils.show_grid(images(10)),
+    "titles": lambda m: vae_utils.show_grid(images(3), 2, titles=["a", "b", "c"]),
+    "one epoch": lambda m: vae_utils.plot_history([{"epoch": 1} | ROW]),
+    "history": lambda m: vae_utils.plot_history([{"epoch": e} | ROW for e in range(1, 4)]),
+    "reconstructions": lambda m: vae_utils.plot_reconstructions(m, images(10)),
+    "latent": lambda m: vae_utils.plot_latent(torch.randn(50, 2), CLASSES, "0123456789"),
+    "one class": lambda m: vae_utils.plot_latent(torch.randn(5, 2), torch.zeros(5), "0123456789"),
+    "manifold": lambda m: vae_utils.plot_manifold(m, 4),
+    "quantiles": lambda m: vae_utils.plot_manifold(m, 4, quantiles=True),
+}
+
+
+@pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
+def test_figures_are_drawn_without_warnings(draw):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        fig = draw(model_of())
+        fig.canvas.draw()
+    assert isinstance(fig, plt.Figure)
+    shown = [artist for ax in fig.axes for artist in (*ax.images, *ax.lines, *ax.collections)]
+    assert shown
+    plt.close(fig)
+
+
+def test_manifold_has_z1_to_the_right_and_z2_upwards(monkeypatch):
+    grids = []
+    monkeypatch.setattr(vae_utils, "show_grid", lambda images, columns: grids.append(images))
+    model = model_of()
+    vae_utils.plot_manifold(model, 3, limit=2.0)
+    vae_utils.plot_manifold(model, 3, quantiles=True)
+    for grid, edge in zip(grids, (2.0, 0.9674)):  # 0.9674 has 5/6 of the prior below it
+        corners = torch.tensor([[-edge, edge], [edge, edge], [-edge, -edge], [edge, -edge]])
+        with torch.no_grad():
+            expected = torch.sigmoid(model.decode(corners.to(vae_utils.DEVICE)))
+        torch.testing.assert_close(grid[[0, 2, 6, 8]], expected, atol=1e-4, rtol=0)
+
+
+def test_show_gives_the_figure_its_file_name_alt_text_and_caption(monkeypatch):
+    import IPython.display
+
+    shown = []
+    monkeypatch.setattr(IPython.display, "display", lambda fig, **kw: shown.append((fig, kw)))
+    fig = vae_utils.show_grid(images(4))
+    vae_utils.show(fig, "four-images", alt="Four images.", caption="Noise.")
+    text = {"alt": "Four images.", "caption": "Noise."}
+    assert shown == [(fig, {"metadata": {"filename": "four-images.png", "image/png": text}})]
+    assert not plt.fignum_exists(fig.number)
+
+
+def test_save_results_keeps_a_chapters_numbers(tmp_path):
+    vae_utils.save_results("03_training", {"best-2d": {"test_loss": torch.tensor(1.5), "n": 2}})
+    saved = tmp_path / "outputs" / "mnist" / "results" / "03_training.json"
+    assert json.loads(saved.read_text()) == {"best-2d": {"test_loss": 1.5, "n": 2}}
