@@ -395,6 +395,7 @@ def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, datas
         **site,
         models=tested_models(results),
         table=results_table(results),
+        ahead=results.get("04_evaluation", {}).get("ahead", {}),
         figures=index_figures(folder, names),
         floor=results.get("01_data", {}).get("bce_floor", {}).get("test"),
         explorer=(folder / "explorer.html").exists(),
@@ -448,11 +449,11 @@ def results_table(results: dict) -> str:
     tested = tested_models(results)
     columns = [
         ("latent size", "latent_dim", "{:d}"),
-        ("parameters", "parameters", "{:,d}"),
         ("test loss", "test_loss", "{:.2f}"),
         ("reconstruction", "test_recon", "{:.2f}"),
         ("KL", "test_kl", "{:.2f}"),
         ("per pixel", "test_loss_per_pixel", "{:.4f}"),
+        ("parameters", "parameters", "{:,d}"),
         ("training time (s)", "seconds", "{:.0f}"),
     ]
     columns = [c for c in columns if any(c[1] in row for row in tested.values())]
