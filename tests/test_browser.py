@@ -119,12 +119,23 @@ def test_anchors_and_links(visit, path):
     assert files <= there
 
 
+SLIM = """() => {  // one piece of code of each colour and no strokes of formulas: axe is slow
+  const seen = new Set();
+  for (const span of document.querySelectorAll("pre span")) {
+    if (seen.has(span.className)) span.replaceWith(span.textContent);
+    seen.add(span.className);
+  }
+  document.querySelectorAll("svg > *").forEach(e => e.remove());
+  document.querySelectorAll("details").forEach(d => d.open = true);
+}"""
+
+
 @each_page
 @pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
 def test_axe_finds_nothing(visit, path):
     page = visit(path)
     page.add_script_tag(path=str(AXE))
-    page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate(SLIM)
     options = {"iframes": False, "resultTypes": ["violations"]}
     for theme, rules in (("light", {}), ("dark", {"runOnly": ["color-contrast"]})):
         page.emulate_media(color_scheme=theme)
@@ -175,6 +186,8 @@ def test_first_screen_is_quick(visit, path):
         page = visit(path)
         page.wait_for_function("performance.getEntriesByType('paint').length > 1")
         times += page.evaluate("performance.getEntriesByType('paint').map(e => e.startTime)")[1:]
+        if times[-1] < 1000:
+            break
     assert min(times) < 1000
 
 
