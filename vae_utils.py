@@ -15,6 +15,7 @@ if sys.version_info < (3, 11):
     raise (SystemExit if __name__ == "__main__" else ImportError)(_old % sys.version_info[:2])
 
 import argparse
+import contextlib
 import dataclasses
 import gzip
 import hashlib
@@ -24,8 +25,6 @@ import itertools
 import json
 import math
 import os
-import pickle
-import platform
 import re
 import struct
 import subprocess
@@ -107,13 +106,14 @@ class Config:
             if type(value) not in (int, float)[: 2 - whole] or not low <= value <= high:
                 kind = "a whole number" if whole else "a number"
                 raise ValueError(f"{field}={value!r} must be {kind} from {low} to {high}.")
-        if not self.hidden or any(not isinstance(n, int) or n < 1 for n in self.hidden):
+        widths = self.hidden if isinstance(self.hidden, (tuple, list)) else ()
+        if not widths or any(type(n) is not int or n < 1 for n in widths):
             raise ValueError(f"hidden={self.hidden!r} must be one or more whole numbers above 0.")
-        if not re.fullmatch(r"[\w.-]+", self.name):
+        if not re.fullmatch(r"\w[\w.-]*", str(self.name)):
             raise ValueError(f"name={self.name!r} must be made of letters, digits, '.', '_', '-'.")
         if not self.variational and self.beta != 0:
             raise ValueError(f"beta={self.beta} must be 0 when variational is False: no KL there.")
-        object.__setattr__(self, "hidden", tuple(self.hidden))
+        object.__setattr__(self, "hidden", tuple(widths))
         if FAST:
             object.__setattr__(self, "epochs", min(self.epochs, 2))
 
@@ -137,19 +137,18 @@ def get_preset(name, **changes):
     return dataclasses.replace(PRESETS[name], **changes)
 
 
-def outputs_dir():
+def outputs_dir(dataset=DATASET):
     """Where runs are kept: outputs/<dataset>, moved by VAE_OUT_DIR; FAST runs stay apart."""
     base = Path(os.environ.get("VAE_OUT_DIR", ROOT / "outputs"))
-    return base / ("fast" if FAST else "") / DATASET
+    return base / ("fast" if FAST else "") / dataset
 
 
 def describe_machine():
     """One line for the top of a notebook: versions, device, threads."""
     device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
-    return (
-        f"Python {platform.python_version()} · torch {torch.__version__} · "
-        f"torchvision {torchvision.__version__} · {device}, {torch.get_num_threads()} threads"
-    )
+    python, threads = sys.version.split()[0], torch.get_num_threads()
+    versions = f"torch {torch.__version__} · torchvision {torchvision.__version__}"
+    return f"Python {python} · {versions} · {device}, threads: {threads}"
 
 
 # ------------------------------------------------------------------------------ data (01_data)
@@ -501,6 +500,13 @@ def make_optimizer(model):
     return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
 
 
+def _diverged(where, lr):
+    return FloatingPointError(
+        f"the loss became NaN or infinite in {where}, at learning rate {lr:.2g}: try a smaller lr, "
+        "or precision='float32'; the last good epoch is kept."
+    )
+
+
 def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
     """One pass over ``batches``. Explained in 03_training.
 
@@ -539,11 +545,7 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
     if len(bad):
         step = int(bad[0])
         lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
-        raise FloatingPointError(
-            f"the loss became NaN or infinite in epoch {epoch}, step {step + 1} of {steps}, at "
-            f"learning rate {lr:.2g}: try a smaller lr, or precision='float32'. The last good "
-            "epoch is kept."
-        )
+        raise _diverged(f"epoch {epoch}, step {step + 1} of {steps}", lr)
     loss, recon, kl = (sums.sum(0) / images).tolist()
     return {"train_loss": loss, "train_recon": recon, "train_kl": kl, "beta": beta, "lr": lr}
 
@@ -593,7 +595,8 @@ def write_file(path, data):
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
         raise OSError(
             error.errno,
             f"{path} could not be written ({error.strerror}): free some space or choose another "
@@ -607,10 +610,9 @@ def _read_checkpoint(path):
         state = torch.load(path, map_location=DEVICE, weights_only=True)
         state["config"] = Config(**state["config"])
         state["epoch"], state["model"], state["history"]
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{path} is refused: it is damaged or holds code.") from error
-    except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint of this course.") from error
+    except Exception as error:  # whatever is wrong with the file, it is not used
+        message = f"{path} is refused: it is damaged or holds code, or is no run of this course."
+        raise ValueError(message) from error
     return state
 
 
@@ -626,11 +628,7 @@ def _last_state(out_dir, config):
             problems.append(str(error))
             continue
         there, here = vars(state["config"]), vars(config)
-        differ = [
-            f"{key} ({there[key]} there, {here[key]} here)"
-            for key in here
-            if there[key] != here[key]
-        ]
+        differ = [f"{k} ({there[k]} there, {here[k]} here)" for k in here if there[k] != here[k]]
         if differ:
             raise ValueError(
                 f"{out_dir} holds a run of another config, which differs in {', '.join(differ)}: "
@@ -653,7 +651,7 @@ def fit(config, out_dir=None, data_dir=None):
     or ``outputs_dir() / config.name``. Raises ValueError for a folder with another config or no
     readable checkpoint, FloatingPointError as train_one_epoch, OSError for a full disk.
     """
-    out_dir = Path(out_dir or outputs_dir() / config.name)
+    out_dir = Path(out_dir or outputs_dir(config.dataset) / config.name)
     state = _last_state(out_dir, config)
     if state and state["epoch"] == config.epochs:
         return load_run(out_dir)
@@ -678,6 +676,8 @@ def fit(config, out_dir=None, data_dir=None):
                 start = time.perf_counter()
                 row = {"epoch": epoch} | train_one_epoch(model, train, optimizer, epoch, bar)
                 row |= {f"val_{key}": value for key, value in evaluate(model, val).items()}
+                if not math.isfinite(row["val_loss"]):
+                    raise _diverged(f"epoch {epoch}, last step", row["lr"])
                 row["seconds"] = time.perf_counter() - start
                 history.append({column: row[column] for column in HISTORY})
                 if epoch in (1, 5, 10, config.epochs):
@@ -685,8 +685,8 @@ def fit(config, out_dir=None, data_dir=None):
                 _save_checkpoint(model, optimizer, history, out_dir)
     except KeyboardInterrupt:
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
-        if not history:
-            return Run(model, history, config, out_dir)
+        if not (out_dir / "best.pt").exists():
+            return Run(model.eval(), history, config, out_dir)
     return load_run(out_dir)
 
 
@@ -936,8 +936,9 @@ def main(argv=None):
         run = fit(config, out)
     except (ValueError, OSError, FloatingPointError) as error:
         parser.error(str(error))
-    print(f"{run.out_dir}: best validation loss {min(r['val_loss'] for r in run.history):.2f} nats")
-    return 0 if len(run.history) == config.epochs else 130
+    losses = [row["val_loss"] for row in run.history]
+    print(f"{run.out_dir}: best validation loss {min(losses, default=math.nan):.2f} nats")
+    return 0 if len(losses) == config.epochs else 130
 
 
 if __name__ == "__main__":
