@@ -30,7 +30,6 @@ TEMPLATES = jinja2.Environment(
     autoescape=jinja2.select_autoescape(["html.j2"]),
     trim_blocks=True,
     lstrip_blocks=True,
-    undefined=jinja2.StrictUndefined,
 )
 FENCE = r"(?P<code>^[ ]*(?P<tick>```+|~~~+).*?^[ ]*(?P=tick)[ ]*$|(?P<span>`+)[^`].*?(?P=span))"
 MATH = re.compile(  # code first: a dollar in code is no formula
@@ -333,6 +332,11 @@ def host_markdown(source: str) -> str:
 def to_markdown(notebook, name: str, site: dict, source: str) -> str:
     body, _ = MarkdownPageExporter().from_notebook_node(notebook)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
+
+    def without_missing(link):  # a chapter that has no page yet is named, not linked
+        return link[0] if link[2] in site["names"] else link[1]
+
+    body = re.sub(r"\[([^\]]*)\]\((\d\d_\w+)\.md[^)]*\)", without_missing, body)
     template = TEMPLATES.get_template("page.md.j2")
     return template.render(**site, name=name, body=body, source=source)
 
