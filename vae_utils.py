@@ -124,8 +124,8 @@ PRESETS = {
         Config("mlp-2d", hidden=(512, 512), epochs=20),
         Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20),
         Config("conv-2d", architecture="conv"),
-        Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=20, lr=2e-3),
-        Config("best-16d", latent_dim=16, activation="silu", epochs=25, batch_size=256, lr=3e-3),
+        Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=16, lr=2e-3),
+        Config("best-16d", latent_dim=16, activation="silu", epochs=20, batch_size=256, lr=3e-3),
     )
 }
 

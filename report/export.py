@@ -402,6 +402,7 @@ def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, datas
         ahead=results.get("04_evaluation", {}).get("ahead", {}),
         figures=index_figures(folder, names),
         floor=results.get("01_data", {}).get("bce_floor", {}).get("test"),
+        passes=results.get("01_data", {}).get("seconds_per_pass"),
         explorer=(folder / "explorer.html").exists(),
         environment=environment,
         core_minutes=clock(sum(environment.get("seconds", {}).get(n, 0) for n in core)) + " min",

@@ -88,3 +88,10 @@ addEventListener("afterprint", () => {
     delete box.dataset.folded;
   }
 });
+
+// The explorer, opened from a file, says how tall it is; its frame follows.
+addEventListener("message", (event) => {
+  for (const frame of document.querySelectorAll(".explorer iframe")) {
+    if (event.source === frame.contentWindow && event.data.explorerHeight) frame.style.height = `${event.data.explorerHeight}px`;
+  }
+});
