@@ -400,7 +400,7 @@ def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, datas
         models=tested_models(results),
         table=results_table(results),
         ahead=results.get("04_evaluation", {}).get("ahead", {}),
-        figures=index_figures(folder, names),
+        figures=index_figures(folder, core),
         floor=results.get("01_data", {}).get("bce_floor", {}).get("test"),
         passes=results.get("01_data", {}).get("seconds_per_pass"),
         explorer=(folder / "explorer.html").exists(),
