@@ -767,7 +767,7 @@ def save_results(chapter, results):
 # Ten colours told apart by colour-blind readers (Petroff 2021, matplotlib's petroff10).
 COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"]
 COLORS += ["#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
-plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 110, "savefig.dpi": 110})
+plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 144, "savefig.dpi": 144})
 plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
 plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
@@ -784,22 +784,21 @@ def show(fig, name, alt, caption=None):
 def tile(images, columns):
     """Images ``(N, 1, 28, 28)`` as one grey picture (H, W) with white seams, row by row."""
     images = F.pad(images.detach().cpu()[:, 0], (1, 1, 1, 1), value=1.0)
-    blank = -len(images) % columns
-    images = torch.cat((images, torch.ones(blank, *images.shape[1:])))
-    rows = images.view(-1, columns, 30, 30)
-    return rows.transpose(1, 2).reshape(-1, columns * 30).numpy()
+    blank = torch.ones(-len(images) % columns, *images.shape[1:])
+    rows = torch.cat((images, blank)).unflatten(0, (-1, columns))  # (rows, columns, H, W)
+    return rows.transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
 def show_grid(images, columns=8, titles=None):
     """A figure of images ``(N, 1, 28, 28)``, one title above each if given."""
-    picture = tile(images, columns)
-    rows = picture.shape[0] // 30
-    fig, ax = plt.subplots(figsize=(6.4, 6.4 * rows / columns + (0.1 if titles is None else 0.3)))
+    if titles is not None:
+        images = F.pad(images, (0, 0, 9, 0), value=1.0)  # room for a line of text
+    picture, height = tile(images, columns), images.shape[2] + 2
+    fig, ax = plt.subplots(figsize=(6.4, 6.4 * len(picture) / picture.shape[1] + 0.1))
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for i, title in enumerate(titles or []):
-        x, y = i % columns * 30 + 15, i // columns * 30 + 1
-        ax.text(x, y, title, ha="center", va="bottom", fontsize=10, color="#222222",
-                bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6})  # fmt: skip
+        x, y = i % columns * 30 + 15, i // columns * height + 9
+        ax.text(x, y, title, ha="center", va="bottom", fontsize=11)
     ax.axis("off")
     return fig
 

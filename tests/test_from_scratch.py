@@ -101,12 +101,12 @@ def test_gradients_equal_finite_differences(vae, kind):
 def test_optimizers_equal_torch(vae, ours, theirs):
     theta, g, x, eps = batch(vae, 2)
     start, reference = theta.copy(), torch.tensor(theta, requires_grad=True)
-    mine, other = getattr(vae, ours)(lr=1e-3), theirs([reference], lr=1e-3)
+    mine, other = getattr(vae, ours)(theta, lr=1e-3), theirs([reference], lr=1e-3)
     for _ in range(5):
         gradient_of(vae, theta, g, x, eps, "mse")
         reference.grad = torch.tensor(g)
         other.step()
-        mine.step(theta, g)
+        mine.step(g)
         np.testing.assert_allclose(theta, reference.detach(), rtol=0, atol=1e-9)
     assert np.abs(theta - start).max() > 1e-4
 
@@ -126,8 +126,9 @@ def test_training_in_float32_lowers_the_loss_and_repeats(vae, optimizer):
     images = np.random.default_rng(0).random((200, 784), dtype=np.float32) ** 4
 
     def train():
-        rng, rule = np.random.default_rng(3), getattr(vae, optimizer)(lr=1e-3)
+        rng = np.random.default_rng(3)
         theta = vae.new_weights(2, rng)
+        rule = getattr(vae, optimizer)(theta, lr=1e-3)
         g, before = np.empty_like(theta), vae.evaluate(theta, 2, images).sum()
         for _ in range(3):
             vae.train_epoch(theta, g, 2, images, rule, rng, batch_size=64)  # 200 = 3 · 64 + 8
