@@ -260,7 +260,7 @@ def load_dataset(name=DATASET, data_dir=None):
         labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
         images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
         labels = torch.from_numpy(labels[: few if FAST else None])
-        parts.append(TensorDataset(images.float() / 255, labels.long()))
+        parts.append(TensorDataset(images.float().div_(255), labels.long()))
     return tuple(parts)
 
 
