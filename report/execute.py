@@ -7,6 +7,7 @@ import platform
 import re
 import shutil
 import sys
+import tempfile
 import threading
 import time
 from importlib import metadata
@@ -181,6 +182,9 @@ def execute(path: Path, kept: Path, key: str, results: Path, progress: Progress)
     """
     notebook = nbformat.read(path, as_version=4)
     manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
+    sockets = tempfile.TemporaryDirectory()
+    if sys.platform != "win32":  # Unix sockets: no network at all, not even the loopback
+        manager.transport, manager.ip = "ipc", os.path.join(sockets.name, "kernel")
     client = Client(
         notebook,
         progress,
@@ -193,7 +197,7 @@ def execute(path: Path, kept: Path, key: str, results: Path, progress: Progress)
     results.unlink(missing_ok=True)
     began = time.monotonic()
     try:
-        with client.setup_kernel(cleanup_kc=True):
+        with sockets, client.setup_kernel(cleanup_kc=True):
             for index, cell in enumerate(notebook.cells):
                 progress.cell = index
                 client.execute_cell(cell, index)
