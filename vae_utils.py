@@ -130,7 +130,7 @@ PRESETS = {
 }
 
 
-def get_preset(name, **changes):
+def get_preset(name, /, **changes):
     """The Config ``name`` of PRESETS, some fields changed. ValueError for an unknown name."""
     if name not in PRESETS:
         raise ValueError(f"preset {name!r} is not known: choose {' or '.join(PRESETS)}.")
@@ -155,18 +155,8 @@ def describe_machine():
 
 CLASS_NAMES = {
     "mnist": list("0123456789"),
-    "fashion": [
-        "T-shirt",
-        "Trouser",
-        "Pullover",
-        "Dress",
-        "Coat",
-        "Sandal",
-        "Shirt",
-        "Sneaker",
-        "Bag",
-        "Boot",
-    ],
+    "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+    + ["Sandal", "Shirt", "Sneaker", "Bag", "Boot"],
 }
 DATA_FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # torchvision's layout
 DATA_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
@@ -666,7 +656,8 @@ def fit(config, out_dir=None, data_dir=None):
         if DEVICE.type == "cuda":
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         history = state["history"]
-    else:
+    if not history:
+        _save_checkpoint(model, optimizer, history, out_dir)
         write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
         save_figures(model, val, out_dir, history)
     try:
@@ -701,7 +692,7 @@ def _save_checkpoint(model, optimizer, history, out_dir):
     rows = [HISTORY, *(row.values() for row in history)]
     table = "".join(",".join(map(str, row)) + "\n" for row in rows)
     write_file(out_dir / "history.csv", table.encode())
-    if history[-1]["val_loss"] == min(row["val_loss"] for row in history):
+    if history and history[-1]["val_loss"] == min(row["val_loss"] for row in history):
         write_file(out_dir / "best.pt", data.getvalue())
     write_file(out_dir / "last.pt", data.getvalue())
 
@@ -936,7 +927,8 @@ def main(argv=None):
     except (ValueError, OSError, FloatingPointError) as error:
         parser.error(str(error))
     losses = [row["val_loss"] for row in run.history]
-    print(f"{run.out_dir}: best validation loss {min(losses, default=math.nan):.2f} nats")
+    best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
+    print(f"{run.out_dir}: {best}")
     return 0 if len(losses) == config.epochs else 130
 
 

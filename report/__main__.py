@@ -9,6 +9,7 @@ if sys.version_info < (3, 11):  # before any import that needs it
 import argparse
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import vae_utils
@@ -52,8 +53,11 @@ def target_folder(root: Path) -> Path:
     return root / "build" if vae_utils.FAST else root / "docs"
 
 
-def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path) -> dict:
-    """Execute what has changed since it was last executed; return the executed notebooks."""
+def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path, site: dict) -> dict:
+    """Execute what has changed since it was last executed; return the executed notebooks.
+
+    The pages of a notebook are written in a thread while the next one runs.
+    """
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}
     ours = [root / "vae_utils.py", *(root / "report").glob("explorer.*")]
     sources = [path for path in ours if path.exists()]
@@ -65,7 +69,7 @@ def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path) ->
     cells = {p.stem: execute.count_cells(p) for p in chosen}
 
     progress = execute.Progress([p.stem for p in chosen], cells, times)
-    done = {}
+    done, pages, writer = {}, [], ThreadPoolExecutor(1)
     try:
         for path in chosen:
             name, notebook = path.stem, earlier[path.stem]
@@ -79,7 +83,11 @@ def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path) ->
                 seconds = notebook.metadata["report"]["seconds"]
                 progress.finish(name, f"{cells[name]} cells, {execute.clock(seconds)}")
             done[name] = notebook
+            pages.append(writer.submit(export.export_page, site, path, notebook, root))
+        for page in pages:
+            page.result()
     finally:
+        writer.shutdown(cancel_futures=True)
         progress.close()
     return done
 
@@ -95,7 +103,7 @@ def swap(new: Path, target: Path):
 
 
 def main(argv=None, root: Path = vae_utils.ROOT) -> int:
-    notebooks = sorted((root / "notebooks").glob("[0-9]*.ipynb"))
+    notebooks = sorted((root / "notebooks").glob("*.ipynb"))
     target = target_folder(root)
     args, chosen = parse(argv, notebooks)
     if args.check:
@@ -106,10 +114,11 @@ def main(argv=None, root: Path = vae_utils.ROOT) -> int:
     if old.exists() and not target.exists():  # killed between the two renames of a swap
         old.rename(target)
     try:
-        executed = run_notebooks(chosen, args.force, vae_utils.outputs_dir(), root)
         shutil.rmtree(new, ignore_errors=True)
         shutil.copytree(target, new) if target.exists() else new.mkdir(parents=True)
-        export.build(new, notebooks, executed, root, vae_utils.DATASET)
+        site = export.plan(new, notebooks, {path.stem for path in chosen}, vae_utils.DATASET)
+        executed = run_notebooks(chosen, args.force, vae_utils.outputs_dir(), root, site)
+        export.finish(site, executed)
         swap(new, target)
     except ReportError as error:
         print(f"report: {error}", file=sys.stderr)

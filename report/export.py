@@ -356,40 +356,46 @@ def heading_of(notebook: Path) -> dict:
     }
 
 
-def build(folder: Path, notebooks: list[Path], executed: dict, root: Path, dataset: str):
-    """Write into ``folder``, a copy of the old report, the pages of the executed notebooks.
+def plan(folder: Path, notebooks: list[Path], chosen: set[str], dataset: str) -> dict:
+    """What every page knows of the site; drops from ``folder``, the old report, what has no page.
 
-    ``notebooks`` are all of the course, in order; ``executed`` maps names to executed notebooks.
-    Pages of other notebooks stay, only their lists of pages are renewed.
+    ``notebooks`` are all of the course, in order; those in ``chosen`` get a new page, the pages of
+    the others stay.
     """
     old = {path.stem for path in folder.glob("*.html")}
-    names = [path.stem for path in notebooks if path.stem in executed or path.stem in old]
-    pages = [{"name": p.stem} | heading_of(p) for p in notebooks if p.stem in names]
-    site = {"pages": pages, "names": names, "folder": folder, "dataset": dataset}
+    names = [path.stem for path in notebooks if path.stem in chosen or path.stem in old]
     keep = {f"{name}.{kind}" for name in [*names, "index"] for kind in ("html", "md")}
     for path in [*folder.glob("*.html"), *folder.glob("*.md"), *folder.glob("img/*")]:
         if path.name not in keep | {"explorer.html"} and path.name not in names:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
+    pages = [{"name": p.stem} | heading_of(p) for p in notebooks if p.stem in names]
+    return {"pages": pages, "names": names, "folder": folder, "dataset": dataset}
 
+
+def export_page(site: dict, path: Path, notebook, root: Path):
+    """Write the two pages and the images of one executed notebook, read from ``path``."""
+    folder, name = site["folder"], path.stem
+    images = clean(notebook, name, root)
+    shutil.rmtree(folder / "img" / name, ignore_errors=True)
+    for src, data in images.items():
+        (folder / src).parent.mkdir(parents=True, exist_ok=True)
+        (folder / src).write_bytes(data)
+    write_page(folder, notebook, name, site, source_hash(path))
+
+
+def finish(site: dict, executed: dict):
+    """Results and index, once the pages of the ``executed`` notebooks are written."""
+    folder, names = site["folder"], site["names"]
     results = read_results(folder)
-    for path in notebooks:
-        name = path.stem
+    for name in names:
         if name not in executed:
             for kind in ("html", "md"):
-                if name in names:
-                    renew_navigation(folder / f"{name}.{kind}", kind, site, name)
+                renew_navigation(folder / f"{name}.{kind}", kind, site, name)
             continue
-        notebook = executed[name]
-        about = notebook.metadata["report"]
+        about = executed[name].metadata["report"]
         results[name] = about["results"]
         seconds = results.get("environment", {}).get("seconds", {}) | {name: about["seconds"]}
         results["environment"] = about["environment"] | {"seconds": dict(sorted(seconds.items()))}
-        images = clean(notebook, name, root)
-        shutil.rmtree(folder / "img" / name, ignore_errors=True)
-        for src, data in images.items():
-            (folder / src).parent.mkdir(parents=True, exist_ok=True)
-            (folder / src).write_bytes(data)
-        write_page(folder, notebook, name, site, source_hash(path))
     results = {key: results[key] for key in [*names, "environment"] if key in results}
     write(folder / "results.json", json.dumps(results, indent=2) + "\n")
 

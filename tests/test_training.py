@@ -280,6 +280,17 @@ def test_stop_while_the_first_figures_are_drawn(tiny_data, tiny_config, tmp_path
     assert run.model.sample(2).shape == (2, 1, 28, 28)
 
 
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_unfinished_folder_of_another_config(tiny_data, tiny_config, tmp_path, monkeypatch, epoch):
+    mend = stop_in_epoch(monkeypatch, epoch, press_stop)
+    fit(tiny_config(), tmp_path / "run")
+    mend()
+    before = snapshot(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"latent_dim \(2 there, 5 here\)"):
+        fit(tiny_config(latent_dim=5), tmp_path / "run")
+    assert snapshot(tmp_path / "run") == before
+
+
 class Killed(BaseException):
     """Ends a run at a chosen point, as SIGKILL would: nothing in the code catches it."""
 

@@ -179,7 +179,7 @@ def test_unknown_preset_is_named_with_what_there_is():
 def test_presets_are_known_by_their_names_and_can_be_changed():
     assert {"mlp-2d", "mlp-20d", "conv-2d", "best-2d", "best-16d"} <= set(PRESETS)
     assert all(config.name == name for name, config in PRESETS.items())
-    changed = vae_utils.get_preset("mlp-2d", beta=4.0)
+    changed = vae_utils.get_preset("mlp-2d", name="mine", beta=4.0)
     assert changed.beta == 4.0
     assert changed.hidden == PRESETS["mlp-2d"].hidden
     assert PRESETS["mlp-2d"].beta == 1.0

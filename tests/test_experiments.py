@@ -1,0 +1,91 @@
+"""The runner of notebook 06 (its cell tagged runner): local processes, and two dask workers."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "06_experiments.ipynb"
+SCRIPT = """
+import contextlib, io, json, os, sys
+import joblib, nbformat, torch
+from joblib import Parallel, delayed
+from tqdm import tqdm
+from vae_utils import Config, fit, outputs_dir
+
+for cell in nbformat.read(sys.argv[1], as_version=4).cells:
+    if "runner" in cell.metadata.get("tags", []):
+        exec(cell.source)
+
+
+def where(config):
+    return os.getpid()
+
+
+def main():
+    configs = [Config(name, hidden=(8,), epochs=2) for name in ("one", "two", "bad")]
+    fit(Config("bad", hidden=(4,), epochs=1), FOLDER / "bad")  # its folder is taken
+    seconds = in_parallel(train, configs)
+    written = {name: (FOLDER / name / "last.pt").stat().st_mtime_ns for name in seconds}
+    again = in_parallel(train, configs)
+    kept = {name: (FOLDER / name / "last.pt").stat().st_mtime_ns for name in seconds}
+    many = [Config(f"n{i}", hidden=(8,)) for i in range(8)]
+    print(json.dumps({
+        "trained": sorted(seconds), "same": again == seconds and kept == written,
+        "elsewhere": os.getpid() not in in_parallel(where, many).values(),
+    }))
+
+
+if __name__ == "__main__":
+    if sys.argv[2] == "dask":
+        from distributed import Client, LocalCluster
+
+        with (
+            LocalCluster(
+                2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+            joblib.parallel_config(backend="dask"),
+        ):
+            main()
+            ran = client.run(lambda dask_worker: dask_worker.state.log[-1:] != [])
+            print(json.dumps({"workers": len(ran), "busy": sum(ran.values())}))
+    else:
+        main()
+"""
+
+
+def run(backend, tmp_path):
+    """What the script printed, and its numbers."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, script, NOTEBOOK, backend],
+        env=os.environ | {"VAE_FAST": "1"},
+        capture_output=True, text=True, encoding="utf-8", timeout=240,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    return lines, {k: v for line in lines if line[0] == "{" for k, v in json.loads(line).items()}
+
+
+def check(lines, numbers):
+    """Good runs are trained, once, in other processes; the bad one is named with its cause."""
+    assert numbers["trained"] == ["one", "two"]
+    assert numbers["same"] and numbers["elsewhere"]
+    failed = [line for line in lines if line.startswith("bad failed. ValueError: ")]
+    assert len(failed) == 2 and "holds a run of another config" in failed[0]
+
+
+def test_runs_go_to_processes_and_a_failing_one_is_reported(tmp_path):
+    check(*run("loky", tmp_path))
+
+
+def test_the_same_call_runs_on_a_dask_cluster(tmp_path):
+    pytest.importorskip("distributed", reason="needs dask.distributed")
+    lines, numbers = run("dask", tmp_path)
+    check(lines, numbers)
+    assert (numbers["workers"], numbers["busy"]) == (2, 2)
