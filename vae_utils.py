@@ -816,17 +816,20 @@ def plot_reconstructions(model, images, columns=8):
 
 
 def plot_latent(codes, labels, class_names, title=None):
-    """Codes ``(N, 2)`` as a cloud coloured by class, each class named at its median."""
+    """Codes ``(N, 2)`` as a cloud by class; short names stand at medians, long ones below."""
     fig, ax = plt.subplots(figsize=(6.4, 5.6))
     codes, labels = np.asarray(codes), np.asarray(labels)
     for label, name in enumerate(class_names):
         points = codes[labels == label]
-        ax.scatter(*points.T, s=4, alpha=0.6, color=COLORS[label], linewidths=0)
-        if len(points):
+        ax.scatter(*points.T, s=4, alpha=0.6, color=COLORS[label], linewidths=0, label=name)
+        if len(points) and len(name) < 3:
             box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
             x, y = np.median(points, axis=0)
             ax.text(x, y, name, ha="center", va="center", weight="bold", bbox=box)
     ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
+    if max(map(len, class_names)) > 2:
+        tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4, "frameon": False}
+        fig.legend(loc="outside lower center", ncols=5, **tight)
     ax.set_aspect("equal", adjustable="datalim")
     return fig
 
