@@ -232,6 +232,20 @@ def _fetch(name, raw):
     )
 
 
+def read_files(name, data_dir):
+    """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
+    _check_choice("dataset", name)
+    data_dir = Path(data_dir or os.environ.get("VAE_DATA_DIR", ROOT / "data"))
+    raw = data_dir / DATA_FOLDERS[name] / "raw"
+    if _missing_files(name, raw):
+        _fetch(name, raw)
+    for prefix, few in (("train", 2000), ("t10k", 500)):
+        images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
+        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
+        images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
+        yield images, torch.from_numpy(labels[: few if FAST else None]).long()
+
+
 def load_dataset(name=DATASET, data_dir=None):
     """MNIST or Fashion-MNIST, checked by digest, as (train, test). Explained in 01_data.
 
@@ -239,19 +253,9 @@ def load_dataset(name=DATASET, data_dir=None):
     60,000 and 10,000. They lie in ``data_dir``, in torchvision's layout (VAE_DATA_DIR, or data/).
     Raises ValueError for an unknown name, FileNotFoundError where no source is within reach.
     """
-    _check_choice("dataset", name)
-    data_dir = Path(data_dir or os.environ.get("VAE_DATA_DIR", ROOT / "data"))
-    raw = data_dir / DATA_FOLDERS[name] / "raw"
-    if _missing_files(name, raw):
-        _fetch(name, raw)
-    parts = []
-    for prefix, few in (("train", 2000), ("t10k", 500)):
-        images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
-        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
-        images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
-        labels = torch.from_numpy(labels[: few if FAST else None])
-        parts.append(TensorDataset(images.float().div_(255), labels.long()))
-    return tuple(parts)
+    return tuple(
+        TensorDataset(images / 255, labels) for images, labels in read_files(name, data_dir)
+    )
 
 
 class Batches:
@@ -281,19 +285,16 @@ def get_dataloaders(config, data_dir=None):
     The split is seeded and stratified: each class has the same share in train and validation.
     Only train is shuffled; validation and test come in batches of 500.
     """
-    train, test = load_dataset(config.dataset, data_dir)
-    images, labels = train.tensors
+    (images, labels), test = read_files(config.dataset, data_dir)
     kept, held_out = train_test_split(
         np.arange(len(labels)),
         test_size=round(config.val_fraction * len(labels)),
         stratify=labels,
         random_state=config.seed,
     )
-    return (
-        Batches(images[kept].to(DEVICE), labels[kept].to(DEVICE), config.batch_size, shuffle=True),
-        Batches(images[held_out].to(DEVICE), labels[held_out].to(DEVICE), 500),
-        Batches(*(tensor.to(DEVICE) for tensor in test.tensors), 500),
-    )
+    parts = (images[kept], labels[kept]), (images[held_out], labels[held_out]), test
+    train, val, test = (((x / 255).to(DEVICE), y.to(DEVICE)) for x, y in parts)
+    return Batches(*train, config.batch_size, shuffle=True), Batches(*val, 500), Batches(*test, 500)
 
 
 # ----------------------------------------------------------------------------- model (02_model)

@@ -51,8 +51,8 @@ NETWORKS = {
         10,
         {"epochs": 5, "lr": 3e-3},
     ),
-    "mlp-2d": (PRESETS["mlp-2d"], 20, {"epochs": 10, "lr": 3e-3, "batch_size": 256}),
-    "conv-2d": (PRESETS["conv-2d"], 10, {"epochs": 5, "lr": 4e-3, "batch_size": 64}),
+    "mlp-2d": (PRESETS["mlp-2d"], 20, {"epochs": 12, "lr": 3e-3, "batch_size": 256}),
+    "conv-2d": (PRESETS["conv-2d"], 10, {"epochs": 4, "lr": 4e-3, "batch_size": 64}),
 }
 PARTS = {  # ours on mlp-2d, with one part taken away
     "nothing taken away": {},

@@ -83,7 +83,7 @@ def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path, si
                 seconds = notebook.metadata["report"]["seconds"]
                 progress.finish(name, f"{cells[name]} cells, {execute.clock(seconds)}")
             done[name] = notebook
-            pages.append(writer.submit(export.export_page, site, path, notebook, root))
+            pages.append(writer.submit(export.export_page, site, name, notebook, root))
         for page in pages:
             page.result()
     finally:

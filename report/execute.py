@@ -180,7 +180,7 @@ def execute(path: Path, kept: Path, key: str, results: Path, progress: Progress)
     ``results`` is the file where the notebook leaves its numbers. On a failing cell the partly
     executed notebook is saved as NAME.failed.ipynb and ReportError names notebook, cell and cause.
     """
-    notebook = nbformat.read(path, as_version=4)
+    notebook, source = nbformat.read(path, as_version=4), source_hash(path)
     manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
     sockets = tempfile.TemporaryDirectory()
     if sys.platform != "win32":  # Unix sockets: no network at all, not even the loopback
@@ -207,6 +207,7 @@ def execute(path: Path, kept: Path, key: str, results: Path, progress: Progress)
         raise ReportError(failure(path, notebook, progress.cell, error, failed)) from None
     notebook.metadata["report"] = {
         "key": key,
+        "source": source,
         "seconds": round(time.monotonic() - began, 1),
         "environment": environment(),
         "results": json.loads(results.read_text()) if results.exists() else {},
@@ -241,7 +242,7 @@ def load_kept(kept: Path):
     """The notebook kept from an earlier run, or None where there is none (or a broken one)."""
     try:
         notebook = nbformat.read(kept, as_version=4)
-        return notebook if "key" in notebook.metadata.get("report", {}) else None
+        return notebook if {"key", "source"} <= set(notebook.metadata.get("report", {})) else None
     except Exception:
         return None
 

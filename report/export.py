@@ -372,15 +372,15 @@ def plan(folder: Path, notebooks: list[Path], chosen: set[str], dataset: str) ->
     return {"pages": pages, "names": names, "folder": folder, "dataset": dataset}
 
 
-def export_page(site: dict, path: Path, notebook, root: Path):
-    """Write the two pages and the images of one executed notebook, read from ``path``."""
-    folder, name = site["folder"], path.stem
+def export_page(site: dict, name: str, notebook, root: Path):
+    """Write the two pages and the images of one executed notebook."""
+    folder = site["folder"]
     images = clean(notebook, name, root)
     shutil.rmtree(folder / "img" / name, ignore_errors=True)
     for src, data in images.items():
         (folder / src).parent.mkdir(parents=True, exist_ok=True)
         (folder / src).write_bytes(data)
-    write_page(folder, notebook, name, site, source_hash(path))
+    write_page(folder, notebook, name, site, notebook.metadata["report"]["source"])
 
 
 def finish(site: dict, executed: dict):
