@@ -17,6 +17,7 @@ if sys.version_info < (3, 11):
 import argparse
 import contextlib
 import dataclasses
+import gc
 import gzip
 import hashlib
 import inspect
@@ -679,6 +680,7 @@ def fit(config, out_dir=None, data_dir=None):
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
             return Run(model.eval(), history, config, out_dir)
+    gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
     return load_run(out_dir)
 
 
