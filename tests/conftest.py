@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import signal
 import struct
 import sys
 from pathlib import Path
@@ -17,6 +18,9 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices; threads that wait for each
 # For this process and for those that tests start:
 sys.path.insert(0, str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+
+# Tests press Ctrl-C, which a background process ignores unless it is told not to.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import vae_utils  # noqa: E402
 

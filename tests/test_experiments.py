@@ -51,7 +51,7 @@ if __name__ == "__main__":
             joblib.parallel_config(backend="dask"),
         ):
             main()
-            ran = client.run(lambda dask_worker: dask_worker.state.log[-1:] != [])
+            ran = client.run(lambda dask_worker: len(dask_worker.state.log) > 0)
             print(json.dumps({"workers": len(ran), "busy": sum(ran.values())}))
     else:
         main()
