@@ -78,3 +78,8 @@ def tiny_config():
         return vae_utils.Config(name, **(TINY | {"epochs": 3} | changes))
 
     return make
+
+
+def pytest_collection_modifyitems(items):
+    """The notebooks take longest: they go first, and the other files share the second process."""
+    items.sort(key=lambda item: item.path.stem != "test_notebooks")
