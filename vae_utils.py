@@ -881,15 +881,16 @@ def save_figures(model, val, out_dir, history):
         f"{stem}_c_samples": tile(samples, 8),
         f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset]),
     }
+    if len(history) > 1:  # a curve needs two points
+        figures = {"history": plot_history(history)} | figures
     if history:
         lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
         lines += [f"| {field} | {value} |" for field, value in vars(model.config).items()]
         lines += ["", "Losses in nats per image, with a sampled z.", ""]
         lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
         lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
-        lines += [f"\n![{name}]({name}.png)" for name in ("history", *figures)]
+        lines += [f"\n![{name}]({name}.png)" for name in figures]
         write_file(out_dir / "report.md", "\n".join([*lines, ""]).encode())
-        figures["history"] = plot_history(history)
     for name, fig in figures.items():
         png = io.BytesIO()
         if isinstance(fig, np.ndarray):

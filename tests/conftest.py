@@ -80,6 +80,9 @@ def tiny_config():
     return make
 
 
+SLOW = ["test_notebooks", "test_training", "test_browser", "test_experiments", "test_report"]
+
+
 def pytest_collection_modifyitems(items):
-    """The notebooks take longest: they go first, and the other files share the second process."""
-    items.sort(key=lambda item: item.path.stem != "test_notebooks")
+    """Slow files first, so that no process is left with a long one at the end."""
+    items.sort(key=lambda item: (SLOW + [item.path.stem]).index(item.path.stem))

@@ -420,14 +420,25 @@ class Code:
         return Path.write_text, (Path(self.path), "the code has run")
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Where the runs of the next fixture are kept."""
+    return tmp_path_factory.mktemp("half-way")
+
+
 @pytest.fixture
-def half_way(tiny_data, tiny_config, tmp_path, no_figures, monkeypatch):
-    """A config, the folder of its unbroken run, and one whose run stopped after two of three."""
+def half_way(trained, tiny_data, tiny_config, tmp_path, no_figures, monkeypatch):
+    """A config, the folder of its unbroken run, and one whose run stopped after two of three.
+
+    Trained for the first test; each works on a copy.
+    """
     config = tiny_config(**RANDOM)
-    fit(config, tmp_path / "unbroken")
-    mend = stop_in_epoch(monkeypatch, 3, press_stop)
-    fit(config, tmp_path / "run")
-    mend()
+    if not (trained / "run").exists():
+        fit(config, trained / "unbroken")
+        mend = stop_in_epoch(monkeypatch, 3, press_stop)
+        fit(config, trained / "run")
+        mend()
+    shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return config, tmp_path / "unbroken", tmp_path / "run"
 
 
