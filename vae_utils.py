@@ -63,7 +63,6 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
 CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
 CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
-CHOICES |= {"optimizer": ("adamw", "muon")}
 LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
 LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
 LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
@@ -95,10 +94,9 @@ class Config:
     shift: int = 0  # move each training batch by up to so many pixels
     epochs: int = 10  # passes over the training images
     batch_size: int = 128  # images a step
-    lr: float = 1e-3  # (highest) learning rate
+    lr: float = 1e-3  # (highest) learning rate of AdamW
     schedule: str = "one-cycle"  # one-cycle (up, then down to 0) or constant
-    optimizer: str = "adamw"  # adamw or muon
-    weight_decay: float = 0.0  # of the optimizer
+    weight_decay: float = 0.0  # of AdamW
     precision: str = "auto"  # auto takes bfloat16 where the hardware has it
 
     def __post_init__(self):
@@ -488,47 +486,10 @@ def autocast(config):
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast)
 
 
-class Muon(torch.optim.AdamW):
-    """AdamW for biases and thin matrices; others move by orthogonal ones (Jordan et al. 2024).
-
-    With the momentum of a weight, as a matrix, decomposed into U S V^T, the step is about U V^T:
-    every direction moves equally far, rare ones too. Its size is that of AdamW's steps (Liu et al.
-    2025), so that one learning rate suits both.
-    """
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.ndim < 2 or min(weight.flatten(1).shape) <= 16:
-                    continue
-                state = self.state[weight]
-                if not state:  # AdamW looks for its count of steps when it loads a state
-                    state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
-                momentum = state["momentum"].lerp_(weight.grad, 0.05)
-                move = orthogonal(weight.grad.lerp(momentum, 0.95).flatten(1))
-                size = 0.2 * group["lr"] * max(move.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
-                weight.sub_(size * move.view_as(weight))
-                weight.grad = None  # so that AdamW leaves it alone
-        super().step()
-
-
-def orthogonal(matrix):
-    """About U V^T of a matrix U S V^T: five steps of Jordan's polynomial take S towards 1."""
-    x = matrix / (matrix.norm() + 1e-7)
-    x = x.T if len(x) > x.shape[1] else x  # the short side first
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return x.T if len(matrix) > matrix.shape[1] else x
-
-
 def make_optimizer(model):
-    """AdamW or Muon for a model; train_one_epoch sets its learning rate at every step."""
-    kind = {"adamw": torch.optim.AdamW, "muon": Muon}[model.config.optimizer]
+    """AdamW for a model; train_one_epoch sets its learning rate at every step."""
     decay = model.config.weight_decay
-    return kind(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
+    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
 
 
 def _diverged(where, lr):
