@@ -881,9 +881,8 @@ def save_figures(model, val, out_dir, history):
         f"{stem}_c_samples": tile(samples, 8),
         f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset]),
     }
-    if len(history) > 1:  # a curve needs two points
-        figures = {"history": plot_history(history)} | figures
     if history:
+        figures = {"history": plot_history(history)} | figures
         lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
         lines += [f"| {field} | {value} |" for field, value in vars(model.config).items()]
         lines += ["", "Losses in nats per image, with a sampled z.", ""]

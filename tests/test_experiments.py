@@ -1,7 +1,4 @@
-"""The runner of notebook 06 (its cell tagged runner) on two dask workers.
-
-Its own run, in test_notebooks, has it on local processes.
-"""
+"""The runner of notebook 06 (its cell tagged runner): local processes, and two dask workers."""
 
 import json
 import os
@@ -15,7 +12,6 @@ NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "06_experiment
 SCRIPT = """
 import contextlib, io, json, os, sys
 import joblib, nbformat, torch
-from distributed import Client, LocalCluster
 from joblib import Parallel, delayed
 from tqdm import tqdm
 from vae_utils import Config, fit, outputs_dir
@@ -44,31 +40,52 @@ def main():
 
 
 if __name__ == "__main__":
-    with (
-        LocalCluster(2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None) as cluster,
-        Client(cluster) as client,
-        joblib.parallel_config(backend="dask"),
-    ):
+    if sys.argv[2] == "dask":
+        from distributed import Client, LocalCluster
+
+        with (
+            LocalCluster(
+                2, threads_per_worker=1, host="127.0.0.1", dashboard_address=None
+            ) as cluster,
+            Client(cluster) as client,
+            joblib.parallel_config(backend="dask"),
+        ):
+            main()
+            ran = client.run(lambda dask_worker: len(dask_worker.state.log) > 0)
+            print(json.dumps({"workers": len(ran), "busy": sum(ran.values())}))
+    else:
         main()
-        ran = client.run(lambda dask_worker: len(dask_worker.state.log) > 0)
-        print(json.dumps({"workers": len(ran), "busy": sum(ran.values())}))
 """
 
 
-def test_runs_on_a_dask_cluster_and_a_failing_one_is_reported(tmp_path):
-    pytest.importorskip("distributed", reason="needs dask.distributed")
+def run(backend, tmp_path):
+    """What the script printed, and its numbers."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
     done = subprocess.run(
-        [sys.executable, script, NOTEBOOK],
+        [sys.executable, script, NOTEBOOK, backend],
         env=os.environ | {"VAE_FAST": "1"},
         capture_output=True, text=True, encoding="utf-8", timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    numbers = {k: v for line in lines if line[0] == "{" for k, v in json.loads(line).items()}
-    assert numbers["trained"] == ["one", "two"]  # each once, and in other processes
+    return lines, {k: v for line in lines if line[0] == "{" for k, v in json.loads(line).items()}
+
+
+def check(lines, numbers):
+    """Good runs are trained, once, in other processes; the bad one is named with its cause."""
+    assert numbers["trained"] == ["one", "two"]
     assert numbers["same"] and numbers["elsewhere"]
-    assert (numbers["workers"], numbers["busy"]) == (2, 2)
     failed = [line for line in lines if line.startswith("bad failed. ValueError: ")]
     assert len(failed) == 2 and "holds a run of another config" in failed[0]
+
+
+def test_runs_go_to_processes_and_a_failing_one_is_reported(tmp_path):
+    check(*run("loky", tmp_path))
+
+
+def test_the_same_call_runs_on_a_dask_cluster(tmp_path):
+    pytest.importorskip("distributed", reason="needs dask.distributed")
+    lines, numbers = run("dask", tmp_path)
+    check(lines, numbers)
+    assert (numbers["workers"], numbers["busy"]) == (2, 2)
