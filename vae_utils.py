@@ -63,6 +63,7 @@ DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
 CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
 CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
+CHOICES |= {"optimizer": ("adamw", "muon")}
 LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
 LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
 LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
@@ -94,9 +95,10 @@ class Config:
     shift: int = 0  # move each training batch by up to so many pixels
     epochs: int = 10  # passes over the training images
     batch_size: int = 128  # images a step
-    lr: float = 1e-3  # (highest) learning rate of AdamW
+    lr: float = 1e-3  # (highest) learning rate
     schedule: str = "one-cycle"  # one-cycle (up, then down to 0) or constant
-    weight_decay: float = 0.0  # of AdamW
+    optimizer: str = "adamw"  # adamw or muon
+    weight_decay: float = 0.0  # of the optimizer
     precision: str = "auto"  # auto takes bfloat16 where the hardware has it
 
     def __post_init__(self):
@@ -486,10 +488,47 @@ def autocast(config):
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast)
 
 
+def orthogonal(matrix):
+    """About U V^T of a matrix U S V^T: five steps of Jordan's polynomial take S towards 1."""
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x.T if len(x) > x.shape[1] else x  # the short side first
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW for biases and thin matrices; others move by orthogonal ones (Jordan et al. 2024).
+
+    With the momentum of a weight, as a matrix, decomposed into U S V^T, the step is about U V^T:
+    every direction moves equally far, rare ones too. Its size is that of AdamW's steps (Liu et al.
+    2025), so that one learning rate suits both.
+    """
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if weight.ndim < 2 or min(weight.flatten(1).shape) <= 16:
+                    continue
+                state = self.state[weight]
+                if not state:  # AdamW looks for its count of steps when it loads a state
+                    state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
+                momentum = state["momentum"].lerp_(weight.grad, 0.05)
+                move = orthogonal(weight.grad.lerp(momentum, 0.95).flatten(1))
+                size = 0.2 * group["lr"] * max(move.shape) ** 0.5
+                weight.mul_(1 - group["lr"] * group["weight_decay"])
+                weight.sub_(size * move.view_as(weight))
+                weight.grad = None  # so that AdamW leaves it alone
+        super().step()
+
+
 def make_optimizer(model):
-    """AdamW for a model; train_one_epoch sets its learning rate at every step."""
+    """AdamW or Muon for a model; train_one_epoch sets its learning rate at every step."""
+    kind = {"adamw": torch.optim.AdamW, "muon": Muon}[model.config.optimizer]
     decay = model.config.weight_decay
-    return torch.optim.AdamW(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
+    return kind(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
 
 
 def _diverged(where, lr):
@@ -524,7 +563,8 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
         loss, recon, kl = elbo(logits, x, mu, logvar, config.recon_loss, beta)
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
-        optimizer.step()
+        with precision:  # for the matrix products of Muon
+            optimizer.step()
         sums.append(torch.stack((loss.detach().sum(), recon.detach().sum(), kl.detach().sum())))
         images += len(x)
         if bar is not None:
@@ -634,14 +674,15 @@ def _last_state(out_dir, config):
     return None
 
 
-def fit(config, out_dir=None, data_dir=None):
+def fit(config, out_dir=None, data_dir=None, figures=True):
     """Train, or go on training, or return what is finished. Explained in 03_training.
 
     Every epoch ends with a checkpoint: kill the process at any moment, call ``fit`` again, and it
     reaches the numbers of an unbroken run bit for bit (same machine, same threads). Ctrl-C returns
     the run so far. The Run's model is that of the best validation loss; its folder is ``out_dir``,
-    or ``outputs_dir() / config.name``. Raises ValueError for a folder with another config or no
-    readable checkpoint, FloatingPointError as train_one_epoch, OSError for a full disk.
+    or ``outputs_dir() / config.name``; without ``figures`` it gets no pictures and no report.md.
+    Raises ValueError for a folder with another config or no readable checkpoint,
+    FloatingPointError as train_one_epoch, OSError for a full disk.
     """
     out_dir = Path(out_dir or outputs_dir(config.dataset) / config.name)
     state = _last_state(out_dir, config)
@@ -661,7 +702,8 @@ def fit(config, out_dir=None, data_dir=None):
     if not history:
         _save_checkpoint(model, optimizer, history, out_dir)
         write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
-        save_figures(model, val, out_dir, history)
+        if figures:
+            save_figures(model, val, out_dir, history)
     try:
         done, steps = len(history) * len(train), config.epochs * len(train)
         with tqdm(desc=config.name, total=steps, initial=done) as bar:
@@ -673,7 +715,7 @@ def fit(config, out_dir=None, data_dir=None):
                     raise _diverged(f"epoch {epoch}, last step", row["lr"])
                 row["seconds"] = time.perf_counter() - start
                 history.append({column: row[column] for column in HISTORY})
-                if epoch in (1, 5, 10, config.epochs):
+                if figures and epoch in (1, 5, 10, config.epochs):
                     save_figures(model, val, out_dir, history)
                 _save_checkpoint(model, optimizer, history, out_dir)
     except KeyboardInterrupt:
@@ -783,17 +825,22 @@ def tile(images, columns):
     return rows.transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
-def show_grid(images, columns=8, titles=None):
-    """A figure of images ``(N, 1, 28, 28)``, one title above each if given."""
+def show_grid(images, columns=8, titles=None, rows=()):
+    """Images ``(N, 1, 28, 28)`` as a figure; titles stand above each, names of ``rows`` beside."""
     if titles is not None:
         images = F.pad(images, (0, 0, 9, 0), value=1.0)  # room for a line of text
     picture, height = tile(images, columns), images.shape[2] + 2
     fig, ax = plt.subplots(figsize=(6.4, 6.4 * len(picture) / picture.shape[1] + 0.1))
+    if rows:
+        fig.set_figwidth(8.4)
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for i, title in enumerate(titles or []):
         x, y = i % columns * 30 + 15, i // columns * height + 9
         ax.text(x, y, title, ha="center", va="bottom", fontsize=11)
-    ax.axis("off")
+    ax.set_xticks([])
+    ax.set_yticks(height * np.arange(len(rows)) + height / 2, rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
     return fig
 
 
@@ -872,7 +919,7 @@ def save_figures(model, val, out_dir, history):
     images, labels = val.images[:2000], val.labels[:2000].cpu()
     codes = model.encode(images)[0].cpu()
     if codes.shape[1] > 2:  # the plane of largest variance
-        codes = codes @ torch.pca_lowrank(codes, 2)[2]
+        codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, -2:]
     samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
     stem = f"ep{len(history):03d}"
     figures = {

@@ -49,6 +49,7 @@ def python(*arguments, executable=sys.executable, **environment):
         ("--recon-loss l1", "--recon-loss l1 bce mse cb"),
         ("--architecture resnet", "--architecture resnet mlp conv"),
         ("--schedule step", "--schedule step one-cycle constant"),
+        ("--optimizer sgd", "--optimizer sgd adamw muon"),
         ("--latent-dim 0", "latent_dim=0 whole 1 784"),
         ("--latent-dim two", "--latent-dim two"),
         ("--latent-dim 2.5", "--latent-dim 2.5"),
@@ -112,11 +113,12 @@ def test_flags_reach_the_config(capsys, monkeypatch):
     flags = "--dataset fashion --val-fraction 0.2 --seed 3 --architecture conv --hidden 64 32"
     flags += " --latent-dim 5 --activation gelu --no-variational --recon-loss cb --beta 0"
     flags += " --warmup-epochs 2 --binarize --shift 1 --epochs 4 --batch-size 64 --lr 0.01"
-    flags += " --schedule constant --weight-decay 0.1 --precision float32 --name mine --out here"
+    flags += " --schedule constant --optimizer muon --weight-decay 0.1 --precision float32"
+    flags += " --name mine --out here"
     assert vae_utils.main(flags.split()) == 0
     expected = Config(
         "mine", "fashion", 0.2, 3, "conv", (64, 32), 5, "gelu", False, "cb", 0.0,
-        2, True, 1, 4, 64, 0.01, "constant", 0.1, "float32",
+        2, True, 1, 4, 64, 0.01, "constant", "muon", 0.1, "float32",
     )  # fmt: skip
     assert seen == [(expected, "here")]
     seen.clear()

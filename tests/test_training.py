@@ -193,6 +193,8 @@ def test_augmented_batches(tiny_config, monkeypatch):
         {"recon_loss": "mse"},
         {"recon_loss": "cb"},
         {"precision": "bfloat16"},
+        {"optimizer": "muon"},
+        {"optimizer": "muon", "architecture": "conv"},
         {"variational": False, "beta": 0.0},
     ],
     ids=str,
@@ -255,17 +257,18 @@ def test_folder_of_another_config_is_not_touched(tiny_data, tiny_config, tmp_pat
     assert snapshot(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize("epoch", [1, 3])
+@pytest.mark.parametrize(("epoch", "optimizer"), [(1, "adamw"), (3, "adamw"), (3, "muon")])
 def test_stopped_run_comes_back_and_goes_on_exactly(
-    tiny_data, tiny_config, tmp_path, monkeypatch, epoch
+    tiny_data, tiny_config, tmp_path, monkeypatch, epoch, optimizer
 ):
-    fit(tiny_config(**RANDOM), tmp_path / "unbroken")
+    config = tiny_config(optimizer=optimizer, **RANDOM)
+    fit(config, tmp_path / "unbroken")
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
-    run = fit(tiny_config(**RANDOM), tmp_path / "stopped")
+    run = fit(config, tmp_path / "stopped")
     assert len(run.history) == epoch - 1
     assert run.model.sample(2).shape == (2, 1, 28, 28)
     mend()
-    run = fit(tiny_config(**RANDOM), tmp_path / "stopped")
+    run = fit(config, tmp_path / "stopped")
     assert len(run.history) == 3
     assert_same(contents(tmp_path / "stopped"), contents(tmp_path / "unbroken"))
 

@@ -125,6 +125,7 @@ BAD = [
     ("activation", "tanh", "relu or silu or gelu"),
     ("recon_loss", "l1", "bce or mse or cb"),
     ("schedule", "step", "one-cycle or constant"),
+    ("optimizer", "sgd", "adamw or muon"),
     ("precision", "float16", "auto or float32 or bfloat16"),
     ("val_fraction", 1.5, "from 0.01 to 0.9"),
     ("val_fraction", 0, "from 0.01 to 0.9"),
@@ -268,6 +269,38 @@ def test_autoencoder_has_no_noise():
     logits, mu, _ = model(x)
     torch.testing.assert_close(logits, model.decode(mu))
     assert model(x)[0].equal(logits)
+
+
+# ---------------------------------------------------------------- optimizer
+
+
+@pytest.mark.parametrize("shape", [(20, 50), (50, 20), (3, 3), (1, 40)])
+def test_orthogonal_keeps_directions_and_evens_out_lengths(shape):
+    torch.manual_seed(0)
+    u, s, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
+    s = torch.linspace(10, 0.5, len(s))
+    middle = u.T @ vae_utils.orthogonal(u @ s.diag() @ vt) @ vt.T  # diagonal: same u and v
+    lengths = middle.diag()
+    assert lengths.min() > 0.6 and lengths.max() < 1.25
+    torch.testing.assert_close(middle, lengths.diag(), atol=1e-4, rtol=0)
+
+
+def test_muon_moves_a_weight_by_orthogonal_and_the_rest_as_adamw():
+    models = [model_of(optimizer=name, weight_decay=0.1) for name in ("muon", "adamw")]
+    before, gradient = models[0].encoder.body[1].weight.detach().clone(), torch.randn(32, 784)
+    for model in models:
+        optimizer = vae_utils.make_optimizer(model)
+        optimizer.param_groups[0]["lr"] = 0.01
+        for weight in model.parameters():
+            weight.grad = torch.ones_like(weight)
+        model.encoder.body[1].weight.grad = gradient.clone().to(vae_utils.DEVICE)
+        optimizer.step()
+    muon, adamw = (dict(model.named_parameters()) for model in models)
+    # The first momentum points along the gradient; steps are 0.2 · lr · sqrt(784) long.
+    moved = before.cpu() * (1 - 0.01 * 0.1) - 0.002 * 28 * vae_utils.orthogonal(gradient)
+    torch.testing.assert_close(muon["encoder.body.1.weight"].detach().cpu(), moved)
+    same = {name for name in muon if muon[name].equal(adamw[name])}
+    assert muon.keys() - same == {"encoder.body.1.weight", "decoder.body.2.weight"}
 
 
 # ---------------------------------------------------------------- measures
