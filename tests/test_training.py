@@ -23,7 +23,7 @@ COLUMNS = [
     *("epoch", "train_loss", "train_recon", "train_kl", "val_loss", "val_recon", "val_kl"),
     *("val_loss_per_pixel", "beta", "lr", "seconds"),
 ]
-# Everything that draws random numbers: order, noise, shifts, pixels, PCA for the figures.
+# Everything that draws random numbers: order, noise, shifts, pixels. 3-D codes need a plane.
 RANDOM = {"latent_dim": 3, "shift": 1, "binarize": True, "warmup_epochs": 2}
 
 
@@ -218,6 +218,14 @@ def test_same_seed_same_run_bit_for_bit(tiny_data, tiny_config, tmp_path):
     ]
     assert digests[0] == digests[1]
     assert len(digests[0]) == 12  # four at epochs 0, 1 and 3
+
+
+def test_drawing_changes_no_number(tiny_data, tiny_config, tmp_path):
+    fit(tiny_config(**RANDOM), tmp_path / "drawn")
+    fit(tiny_config(**RANDOM), tmp_path / "plain", figures=False)
+    assert_same(contents(tmp_path / "drawn"), contents(tmp_path / "plain"))
+    assert not list((tmp_path / "plain").glob("*.png"))
+    assert not (tmp_path / "plain" / "report.md").exists()
 
 
 def test_another_seed_another_run(tiny_data, tiny_config, tmp_path, no_figures):

@@ -436,6 +436,7 @@ ROW = {f"{split}_{part}": 1.0 for split in ("train", "val") for part in ("loss",
 FIGURES = {
     "grid": lambda m: vae_utils.show_grid(images(10)),
     "titles": lambda m: vae_utils.show_grid(images(3), 2, titles=["a", "b", "c"]),
+    "rows": lambda m: vae_utils.show_grid(images(6), 3, rows=("one", "two")),
     "one epoch": lambda m: vae_utils.plot_history([{"epoch": 1} | ROW]),
     "history": lambda m: vae_utils.plot_history([{"epoch": e} | ROW for e in range(1, 4)]),
     "reconstructions": lambda m: vae_utils.plot_reconstructions(m, images(10)),
@@ -469,6 +470,12 @@ def test_manifold_has_z1_to_the_right_and_z2_upwards(monkeypatch):
         with torch.no_grad():
             expected = torch.sigmoid(model.decode(corners.to(vae_utils.DEVICE)))
         torch.testing.assert_close(grid[[0, 2, 6, 8]], expected, atol=1e-4, rtol=0)
+
+
+def test_names_stand_beside_their_rows():
+    ax = vae_utils.show_grid(images(6), 3, rows=("one", "two")).axes[0]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["one", "two"]
+    assert list(ax.get_yticks()) == [15, 45] and len(ax.get_xticks()) == 0
 
 
 def test_show_gives_the_figure_its_file_name_alt_text_and_caption(monkeypatch):
