@@ -30,6 +30,7 @@ import re
 import struct
 import subprocess
 import tempfile
+import textwrap
 import time
 import warnings
 import zipfile
@@ -815,6 +816,13 @@ def show(fig, name, alt, caption=None):
     text = {"alt": alt, "caption": caption}
     display(fig, metadata={"filename": f"{name}.png", "image/png": text})
     plt.close(fig)
+
+
+def show_source(thing):
+    """The code of a function or class of this file, as a notebook shows it."""
+    from IPython.display import Markdown
+
+    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing))}```")
 
 
 def tile(images, columns):

@@ -490,6 +490,12 @@ def test_show_gives_the_figure_its_file_name_alt_text_and_caption(monkeypatch):
     assert not plt.fignum_exists(fig.number)
 
 
+def test_show_source_is_the_code_without_its_indent():
+    text = vae_utils.show_source(VAE.forward).data
+    assert text.startswith("```python\ndef forward(self, x, generator=None):\n    ")
+    assert text.endswith("mu, logvar\n```")
+
+
 def test_save_results_keeps_a_chapters_numbers(tmp_path):
     vae_utils.save_results("03_training", {"best-2d": {"test_loss": torch.tensor(1.5), "n": 2}})
     saved = tmp_path / "outputs" / "mnist" / "results" / "03_training.json"
