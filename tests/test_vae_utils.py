@@ -491,7 +491,7 @@ def test_show_gives_the_figure_its_file_name_alt_text_and_caption(monkeypatch):
 
 
 def test_show_source_is_the_code_without_its_indent():
-    text = vae_utils.show_source(VAE.forward).data
+    text = vae_utils.show_source(vae_utils.VAE.forward).data
     assert text.startswith("```python\ndef forward(self, x, generator=None):\n    ")
     assert text.endswith("mu, logvar\n```")
 
