@@ -723,7 +723,8 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
             return Run(model.eval(), history, config, out_dir)
-    gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
+    if figures:
+        gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
     return load_run(out_dir)
 
 

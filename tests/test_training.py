@@ -29,8 +29,9 @@ RANDOM = {"latent_dim": 3, "shift": 1, "binarize": True, "warmup_epochs": 2}
 
 @pytest.fixture
 def no_figures(monkeypatch):
-    """Drawing takes most of a tiny run's time."""
+    """Drawing, and tidying up after it, takes most of a tiny run's time."""
     monkeypatch.setattr(vae_utils, "save_figures", lambda *args: None)
+    monkeypatch.setattr(vae_utils.gc, "collect", lambda: None)
 
 
 def contents(folder):
