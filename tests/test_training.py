@@ -16,6 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
+import data_files
 import vae_utils
 from vae_utils import fit, load_run
 
@@ -343,7 +344,7 @@ def test_run_ended_at_each_of_its_writes(
 def train(config, folder, data, digests):
     """What the processes of the next tests do."""
     os.environ["VAE_DATA_DIR"] = str(data)
-    vae_utils.MD5["mnist"] = digests
+    data_files.MD5["mnist"] = digests
     fit(config, folder)
 
 
@@ -357,7 +358,7 @@ def start(tiny_data):
     processes = []
 
     def begin(config, folder):
-        arguments = (config, folder, tiny_data, vae_utils.MD5["mnist"])
+        arguments = (config, folder, tiny_data, data_files.MD5["mnist"])
         process = context.Process(target=train, args=arguments)
         process.start()
         processes.append(process)

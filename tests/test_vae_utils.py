@@ -144,7 +144,6 @@ BAD = [
     ("lr", "fast", "a number"),
     ("warmup_epochs", -2, "from 0"),
     ("shift", 0.5, "a whole number"),
-    ("weight_decay", -0.1, "from 0.0"),
     ("hidden", (), "whole numbers above 0"),
     ("hidden", (512, 0), "whole numbers above 0"),
     ("hidden", 512, "whole numbers above 0"),
@@ -286,7 +285,7 @@ def test_orthogonal_keeps_directions_and_evens_out_lengths(shape):
 
 
 def test_muon_moves_a_weight_by_orthogonal_and_the_rest_as_adamw():
-    models = [model_of(optimizer=name, weight_decay=0.1) for name in ("muon", "adamw")]
+    models = [model_of(optimizer=name) for name in ("muon", "adamw")]
     before, gradient = models[0].encoder.body[1].weight.detach().clone(), torch.randn(32, 784)
     for model in models:
         optimizer = vae_utils.make_optimizer(model)
@@ -297,7 +296,7 @@ def test_muon_moves_a_weight_by_orthogonal_and_the_rest_as_adamw():
         optimizer.step()
     muon, adamw = (dict(model.named_parameters()) for model in models)
     # The first momentum points along the gradient; steps are 0.2 · lr · sqrt(784) long.
-    moved = before.cpu() * (1 - 0.01 * 0.1) - 0.002 * 28 * vae_utils.orthogonal(gradient)
+    moved = before.cpu() - 0.002 * 28 * vae_utils.orthogonal(gradient)
     torch.testing.assert_close(muon["encoder.body.1.weight"].detach().cpu(), moved)
     same = {name for name in muon if muon[name].equal(adamw[name])}
     assert muon.keys() - same == {"encoder.body.1.weight", "decoder.body.2.weight"}
