@@ -93,6 +93,6 @@ def get_files(name, data_dir=None):
                 print(f"  not to be had there ({type(error).__name__})")
     package = " or apt install dataset-fashion-mnist" if name == "fashion" else ""
     raise FileNotFoundError(
-        f"{raw} lacks {', '.join(DATA_FILES)}, and no source could be reached: connect to the "
+        f"{raw} must hold {', '.join(DATA_FILES)}, and no source could be reached: connect to the "
         f"network{package}, or copy these four files there yourself, and run again."
     )

@@ -6,8 +6,6 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 """
 
-from __future__ import annotations
-
 import sys
 
 if sys.version_info < (3, 11):
@@ -61,6 +59,7 @@ CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
 CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
 CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
 CHOICES |= {"optimizer": ("adamw", "muon")}
+CHOICES |= {"variational": (False, True), "binarize": (False, True)}
 LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
 LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
 LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
@@ -68,7 +67,8 @@ LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
 
 def _check_choice(field, value):
     if value not in CHOICES[field]:
-        raise ValueError(f"{field}={value!r} is not known: choose {' or '.join(CHOICES[field])}.")
+        known = " or ".join(map(str, CHOICES[field]))
+        raise ValueError(f"{field}={value!r} is not known: choose {known}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +107,7 @@ class Config:
         widths = self.hidden if isinstance(self.hidden, (tuple, list)) else ()
         if not widths or any(type(n) is not int or n < 1 for n in widths):
             raise ValueError(f"hidden={self.hidden!r} must be one or more whole numbers above 0.")
-        if not re.fullmatch(r"\w[\w.-]*", str(self.name)):
+        if type(self.name) is not str or not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"name={self.name!r} must be made of letters, digits, '.', '_', '-'.")
         if not self.variational and self.beta != 0:
             raise ValueError(f"beta={self.beta} must be 0 when variational is False: no KL there.")
@@ -176,9 +176,7 @@ def load_dataset(name=DATASET, data_dir=None):
     60,000 and 10,000. They lie in ``data_dir``, in torchvision's layout (VAE_DATA_DIR, or data/).
     Raises ValueError for an unknown name, FileNotFoundError where no source is within reach.
     """
-    return tuple(
-        TensorDataset(images / 255, labels) for images, labels in read_files(name, data_dir)
-    )
+    return tuple(TensorDataset(x / 255, y) for x, y in read_files(name, data_dir))
 
 
 class Batches:
@@ -537,21 +535,24 @@ class Run:
 
 
 def write_file(path, data):
-    """Write bytes beside ``path`` and rename: a kill or a full disk leaves the old file whole."""
-    path = Path(path)
+    """Write bytes beside ``path`` and rename: a kill or a full disk leaves the old file whole.
+
+    Raises OSError, which names the file, where it cannot be written.
+    """
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
         os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
         raise OSError(
             error.errno,
             f"{path} could not be written ({error.strerror}): free some space or choose another "
             "folder, and run again; every finished epoch on disk is kept",
         ) from error
+    finally:
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _read_checkpoint(path):
@@ -569,9 +570,7 @@ def _read_checkpoint(path):
 def _last_state(out_dir, config):
     """The newest readable checkpoint of this config in a folder, or None in a fresh folder."""
     problems = []
-    for path in (out_dir / "last.pt", out_dir / "best.pt"):
-        if not path.exists():
-            continue
+    for path in filter(Path.exists, (out_dir / "last.pt", out_dir / "best.pt")):
         try:
             state = _read_checkpoint(path)
         except ValueError as error:
@@ -600,7 +599,7 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
     the run so far. The Run's model is that of the best validation loss; its folder is ``out_dir``,
     or ``outputs_dir() / config.name``; without ``figures`` it gets no pictures and no report.md.
     Raises ValueError for a folder with another config or no readable checkpoint,
-    FloatingPointError as train_one_epoch, OSError for a full disk.
+    FloatingPointError as train_one_epoch, OSError for missing data or a folder it cannot fill.
     """
     out_dir = Path(out_dir or outputs_dir(config.dataset) / config.name)
     state = _last_state(out_dir, config)
@@ -614,7 +613,7 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         torch.set_rng_state(state["rng"].cpu())
-        if DEVICE.type == "cuda":
+        if DEVICE.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
         history = state["history"]
     if not history:
@@ -668,7 +667,8 @@ def load_run(out_dir):
     """
     out_dir = Path(out_dir)
     if not (out_dir / "best.pt").exists():
-        raise FileNotFoundError(f"{out_dir} holds no trained run (best.pt): train one with fit().")
+        message = f"{out_dir} holds no trained run (best.pt): train one with fit(), from the start."
+        raise FileNotFoundError(message)
     best = _read_checkpoint(out_dir / "best.pt")
     try:
         history = _read_checkpoint(out_dir / "last.pt")["history"]
@@ -684,7 +684,7 @@ def load_run(out_dir):
 
 @torch.no_grad()
 def iwae_bound(model, x, k=50, generator=None):
-    """Importance-weighted bound on -log p(x), ``(B,)`` nats; smaller with k, never too small.
+    """Importance-weighted bound on -log p(x), ``(B,)`` nats, in the mean tighter with larger k.
 
     -log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x) (Burda et al. 2016); k = 1 is the
     negative ELBO. Uses the config's recon_loss. Memory grows with B · k.
@@ -745,9 +745,9 @@ def show_source(thing):
 
 def tile(images, columns):
     """Images ``(N, 1, 28, 28)`` as one grey picture (H, W) with white seams, row by row."""
-    images = F.pad(images.detach().cpu()[:, 0], (1, 1, 1, 1), value=1.0)
-    blank = torch.ones(-len(images) % columns, *images.shape[1:])
-    rows = torch.cat((images, blank)).unflatten(0, (-1, columns))  # (rows, columns, H, W)
+    padding = (1, 1, 1, 1, 0, -len(images) % columns)  # seams, and blank images at the end
+    images = F.pad(images.detach().cpu()[:, 0], padding, value=1.0)
+    rows = images.unflatten(0, (-1, columns))  # (rows, columns, H, W)
     return rows.transpose(1, 2).flatten(2).flatten(0, 1).numpy()
 
 
@@ -756,9 +756,8 @@ def show_grid(images, columns=8, titles=None, rows=()):
     if titles is not None:
         images = F.pad(images, (0, 0, 9, 0), value=1.0)  # room for a line of text
     picture, height = tile(images, columns), images.shape[2] + 2
-    fig, ax = plt.subplots(figsize=(6.4, 6.4 * len(picture) / picture.shape[1] + 0.1))
-    if rows:
-        fig.set_figwidth(8.4)
+    size = 8.4 if rows else 6.4, 6.4 * len(picture) / picture.shape[1] + 0.1
+    fig, ax = plt.subplots(figsize=size)
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for i, title in enumerate(titles or []):
         x, y = i % columns * 30 + 15, i // columns * height + 9
@@ -771,27 +770,27 @@ def show_grid(images, columns=8, titles=None, rows=()):
 
 
 def plot_history(history):
-    """Three curves a panel, total, reconstruction and KL, by epoch, for train and validation."""
+    """Total, reconstruction and KL by epoch, a panel each, for train and validation."""
     fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
     epochs = [row["epoch"] for row in history]
     for ax, part, title in zip(axes, ("loss", "recon", "kl"), ("Loss", "Reconstruction", "KL")):
         for split, color in (("train", COLORS[0]), ("val", COLORS[2])):
-            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color,
-                    label={"train": "train", "val": "validation"}[split])  # fmt: skip
+            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color)
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("nats per image")
-    axes[0].legend(frameon=False)
+    axes[0].legend(["train", "validation"], frameon=False)
     return fig
 
 
 def plot_reconstructions(model, images, columns=8, titles=None):
     """Originals ``(N, 1, 28, 28)``, each row, under its titles, above that of reconstructions."""
-    pairs = zip(images.split(columns), model.reconstruct(images).split(columns))
+    blank = images.new_ones(-len(images) % columns, *images.shape[1:])  # fills the last row
+    parts = (torch.cat((x, blank)).split(columns) for x in (images, model.reconstruct(images)))
     if titles is not None:
         rows = [titles[i : i + columns] for i in range(0, len(titles), columns)]
         titles = [title for row in rows for title in row + [""] * columns]
-    return show_grid(torch.cat([row for pair in pairs for row in pair]), columns, titles)
+    return show_grid(torch.cat([row for pair in zip(*parts) for row in pair]), columns, titles)
 
 
 def plot_latent(codes, labels, class_names, title=None):
@@ -823,8 +822,7 @@ def plot_manifold(model, n=15, limit=3.0, quantiles=False):
         grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
     else:
         grid = torch.linspace(-limit, limit, n)
-    z2, z1 = torch.meshgrid(grid.flip(0), grid, indexing="ij")
-    z = torch.stack((z1.flatten(), z2.flatten()), 1)  # (n * n, 2), top row first
+    z = torch.cartesian_prod(grid.flip(0), grid).flip(1)  # (n * n, 2): z1, z2; top row first
     device = next(model.parameters()).device
     return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
 
@@ -846,16 +844,20 @@ def interpolate(start, end, steps=12, spherical=False):
 def save_figures(model, val, out_dir, history):
     """Pictures of a run, and report.md: same images and same noise at every epoch."""
     images, labels = val.images[:2000], val.labels[:2000].cpu()
-    codes = model.encode(images)[0].cpu()
+    codes, axes = model.encode(images)[0].cpu(), {}
     if codes.shape[1] > 2:  # the plane of largest variance
-        codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, -2:]
+        codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, [-1, -2]]
+        axes = {"xlabel": "widest direction", "ylabel": "second widest direction"}
+    codes = F.pad(codes, (0, 2 - codes.shape[1]))  # one dimension: on a line
+    cloud = plot_latent(codes, labels, CLASS_NAMES[model.config.dataset])
+    cloud.axes[0].set(**axes)
     samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
     stem = f"ep{len(history):03d}"
     figures = {
         f"{stem}_a_input": tile(images[:32], 8),
         f"{stem}_b_recon": tile(model.reconstruct(images[:32]), 8),
         f"{stem}_c_samples": tile(samples, 8),
-        f"{stem}_d_latent2d": plot_latent(codes, labels, CLASS_NAMES[model.config.dataset]),
+        f"{stem}_d_latent2d": cloud,
     }
     if history:
         figures = {"history": plot_history(history)} | figures
@@ -887,11 +889,12 @@ class _Parser(argparse.ArgumentParser):
 def main(argv=None):
     """``python -m vae_utils``: every field of Config is a flag. Returns the exit status."""
     parser = _Parser(prog="python -m vae_utils", description="Train a VAE from the shell.")
+    parser.argument_default = argparse.SUPPRESS  # flags that are not given leave no trace
     parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
     comments = dict(re.findall(r"    (\w+): .*  # (.*)", inspect.getsource(Config)))
     for field in dataclasses.fields(Config):
-        flag = {"help": f"{comments[field.name]} (default: {field.default})", "default": None}
+        flag = {"help": f"{comments[field.name]} (default: {field.default})"}
         if isinstance(field.default, bool):
             flag["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
@@ -899,19 +902,16 @@ def main(argv=None):
         else:
             flag |= {"type": type(field.default), "choices": CHOICES.get(field.name)}
         parser.add_argument("--" + field.name.replace("_", "-"), **flag)
-    given = {
-        key: value for key, value in vars(parser.parse_args(argv)).items() if value is not None
-    }
+    given = vars(parser.parse_args(argv))
     base, out = PRESETS.get(given.pop("preset", None), Config()), given.pop("out", None)
     try:
-        config = dataclasses.replace(base, **given)
-        run = fit(config, out)
+        run = fit(dataclasses.replace(base, **given), out)
     except (ValueError, OSError, FloatingPointError) as error:
         parser.error(str(error))
     losses = [row["val_loss"] for row in run.history]
     best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
     print(f"{run.out_dir}: {best}")
-    return 0 if len(losses) == config.epochs else 130
+    return 0 if len(losses) == run.config.epochs else 130
 
 
 if __name__ == "__main__":

@@ -158,7 +158,7 @@ def test_train_losses_are_means_over_images(tiny_config):
     config = tiny_config(variational=False, beta=0.0, lr=1e-9, schedule="constant")
     torch.manual_seed(0)
     model, x = vae_utils.build_model(config), torch.rand(7, 1, 28, 28).to(vae_utils.DEVICE)
-    batches = vae_utils.Batches(x, torch.zeros(7), 3)  # 3, 3 and 1
+    batches = vae_utils.Batches(x, torch.zeros(7).to(x.device), 3)  # 3, 3 and 1
     row = vae_utils.train_one_epoch(model, batches, torch.optim.SGD(model.parameters(), 1e-9))
     assert row["train_recon"] == pytest.approx(vae_utils.evaluate(model, batches)["recon"], 1e-5)
 
@@ -168,7 +168,7 @@ def test_augmented_batches(tiny_config, monkeypatch):
     monkeypatch.setattr(vae_utils, "elbo", lambda *a, **k: (seen.append(a[1]), whole(*a, **k))[1])
     x = torch.zeros(6, 1, 28, 28)
     x[:, :, 10:14, 10:14] = 0.5
-    batches = vae_utils.Batches(x.to(vae_utils.DEVICE), torch.zeros(6), 1)
+    batches = vae_utils.Batches(*(t.to(vae_utils.DEVICE) for t in (x, torch.zeros(6))), 1)
 
     def inputs(**changes):
         seen.clear()
@@ -204,6 +204,13 @@ def test_augmented_batches(tiny_config, monkeypatch):
 def test_other_settings_learn_too(tiny_data, tiny_config, tmp_path, no_figures, changes):
     run = fit(tiny_config(lr=3e-3, **changes), tmp_path / "run")
     assert run.history[-1]["train_recon"] < run.history[0]["train_recon"]
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_codes_of_other_sizes_are_drawn_too(tiny_data, tiny_config, tmp_path, size):
+    run = fit(tiny_config(epochs=1, latent_dim=size), tmp_path / "run")
+    with Image.open(run.out_dir / "ep001_d_latent2d.png") as picture:
+        assert len(set(picture.convert("RGB").getdata())) > 10  # all ten classes
 
 
 # ---------------------------------------------------------------- exact

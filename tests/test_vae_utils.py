@@ -150,6 +150,9 @@ BAD = [
     ("name", "", "letters, digits"),
     ("name", "a/b", "letters, digits"),
     ("name", "..", "letters, digits"),
+    ("name", 5, "letters, digits"),
+    ("binarize", "no", "False or True"),
+    ("variational", None, "False or True"),
 ]
 
 
@@ -308,7 +311,9 @@ def test_muon_moves_a_weight_by_orthogonal_and_the_rest_as_adamw():
 def test_evaluate_weighs_images_not_batches():
     model = model_of(variational=False, beta=0.0)  # no noise: the same value however it is split
     x = images(7)
-    whole, parts = (evaluate(model, Batches(x, torch.zeros(7), size)) for size in (7, 3))
+    whole, parts = (
+        evaluate(model, Batches(x, torch.zeros(7).to(x.device), size)) for size in (7, 3)
+    )
     recon = reconstruction_loss(model(x)[0], x).double()
     assert whole["recon"] == pytest.approx(recon.mean().item(), rel=1e-6)
     assert whole["loss_per_pixel"] == pytest.approx(whole["loss"] / 784)
@@ -319,7 +324,7 @@ def test_evaluate_weighs_images_not_batches():
 def test_evaluate_is_a_sampled_loss_with_fixed_noise():
     model = model_of(latent_dim=3, beta=2.0)
     x = images(20)
-    batches = Batches(x, torch.zeros(20), 20)
+    batches = Batches(x, torch.zeros(20).to(x.device), 20)
     result = evaluate(model, batches, seed=5)
     with torch.no_grad():
         logits, mu, logvar = model(x, torch.Generator(x.device).manual_seed(5))
@@ -376,12 +381,12 @@ def test_iwae_falls_with_k_towards_the_log_likelihood():
 
 def test_encode_dataset():
     model, x = model_of(latent_dim=3), images(11)
-    labels = torch.arange(11)
+    labels = torch.arange(11).to(x.device)
     mu, logvar, y = encode_dataset(model, Batches(x, labels, 4))
     with torch.no_grad():
         expected = model.encode(x)
     torch.testing.assert_close((mu, logvar), tuple(t.cpu() for t in expected))
-    assert y.equal(labels)
+    assert y.equal(labels.cpu())
     assert not mu.requires_grad
 
 
@@ -444,6 +449,21 @@ FIGURES = {
     "manifold": lambda m: vae_utils.plot_manifold(m, 4),
     "quantiles": lambda m: vae_utils.plot_manifold(m, 4, quantiles=True),
 }
+
+
+def test_reconstructions_stand_below_their_originals():
+    model, x = model_of(), images(5)
+    titles = [f"no. {i}" for i in range(5)]
+    ax = vae_utils.plot_reconstructions(model, x, 3, titles).axes[0]
+    height, width = 28 + 9 + 2, 30  # with room for a title, and seams
+    picture = ax.images[0].get_array()
+    assert picture.shape == (4 * height, 3 * width)
+    for i, (image, copy) in enumerate(zip(x.cpu(), model.reconstruct(x).cpu())):
+        for below, expected in enumerate((image, copy)):
+            top, left = (2 * (i // 3) + below) * height + 10, i % 3 * width + 1
+            assert np.array_equal(picture[top : top + 28, left : left + 28], expected[0])
+    places = {text.get_text(): text.get_position() for text in ax.texts if text.get_text()}
+    assert places == {t: (i % 3 * 30 + 15, i // 3 * 78 + 9) for i, t in enumerate(titles)}
 
 
 @pytest.mark.parametrize("draw", FIGURES.values(), ids=FIGURES)
