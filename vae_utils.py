@@ -162,7 +162,7 @@ def read_files(name, data_dir):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
     _check_choice("dataset", name)
     raw = get_files(name, data_dir)
-    for prefix, few in (("train", 1000), ("t10k", 500)):
+    for prefix, few in (("train", 1500), ("t10k", 500)):
         images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
         labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
         images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
