@@ -89,7 +89,7 @@ def get_files(name, data_dir=None):
                     for file in DATA_FILES:
                         os.replace(found / file, raw / file)
                     return raw
-            except (OSError, subprocess.SubprocessError, zipfile.BadZipFile, ValueError) as error:
+            except Exception as error:  # whatever is wrong with a source, the next is tried
                 print(f"  not to be had there ({type(error).__name__})")
     package = " or apt install dataset-fashion-mnist" if name == "fashion" else ""
     raise FileNotFoundError(

@@ -8,9 +8,15 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
 
 import sys
 
+
+def _refuse(kind, message):
+    """Raise an error at import; from the shell the message is all that is shown."""
+    raise (SystemExit if __name__ == "__main__" else kind)(message)
+
+
 if sys.version_info < (3, 11):
     _old = "Python %d.%d is too old for this course: install Python 3.11 or newer and run it again."
-    raise (SystemExit if __name__ == "__main__" else ImportError)(_old % sys.version_info[:2])
+    _refuse(ImportError, _old % sys.version_info[:2])
 
 import argparse
 import contextlib
@@ -43,10 +49,11 @@ try:
     import torchvision
     from torchvision.transforms import v2
 except (ImportError, RuntimeError) as error:  # "operator torchvision::nms does not exist"
-    raise ImportError(
+    _refuse(
+        ImportError,
         f"torchvision does not fit torch {torch.__version__} ({error}): install both from one "
-        "index, pip install --force-reinstall torch torchvision, and restart."
-    ) from error
+        "index, pip install --force-reinstall torch torchvision, and restart.",
+    )
 
 # ------------------------------------------------------------------------------ configuration
 
@@ -60,6 +67,8 @@ CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse",
 CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
 CHOICES |= {"optimizer": ("adamw", "muon")}
 CHOICES |= {"variational": (False, True), "binarize": (False, True)}
+if DATASET not in CHOICES["dataset"]:
+    _refuse(ValueError, f"VAE_DATASET={DATASET!r} is not known: choose mnist or fashion.")
 LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
 LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
 LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
@@ -555,12 +564,24 @@ def write_file(path, data):
             beside.unlink()
 
 
-def _read_checkpoint(path):
-    """The dict in a checkpoint file. Raises ValueError for a damaged or foreign file."""
+def _read_checkpoint(path, resume=False):
+    """The dict in a checkpoint file, with config, model and, to ``resume``, optimizer as objects.
+
+    Raises ValueError for a damaged or foreign file.
+    """
     try:
         state = torch.load(path, map_location=DEVICE, weights_only=True)
+        state["epoch"], state["history"]
         state["config"] = Config(**state["config"])
-        state["epoch"], state["model"], state["history"]
+        model, weights = build_model(state["config"]), state["model"]
+        model.load_state_dict(weights)
+        state["model"] = model.eval()
+        if resume:
+            optimizer, moments = make_optimizer(model), state["optimizer"]
+            optimizer.load_state_dict(moments)
+            state["optimizer"], state["rng"] = optimizer, state["rng"].cpu()
+    except OSError:  # it cannot be read now: that says nothing about what is in it
+        raise
     except Exception as error:  # whatever is wrong with the file, it is not used
         message = f"{path} is refused: it is damaged or holds code, or is no run of this course."
         raise ValueError(message) from error
@@ -572,7 +593,7 @@ def _last_state(out_dir, config):
     problems = []
     for path in filter(Path.exists, (out_dir / "last.pt", out_dir / "best.pt")):
         try:
-            state = _read_checkpoint(path)
+            state = _read_checkpoint(path, resume=True)
         except ValueError as error:
             problems.append(str(error))
             continue
@@ -607,21 +628,20 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
         return load_run(out_dir)
     train, val, _ = get_dataloaders(config, data_dir)
     torch.manual_seed(config.seed)
-    model, history = build_model(config, train.images.mean(0)), []
-    optimizer = make_optimizer(model)
     if state:
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        torch.set_rng_state(state["rng"].cpu())
+        model, optimizer, history = state["model"], state["optimizer"], state["history"]
+        torch.set_rng_state(state["rng"])
         if DEVICE.type == "cuda" and "cuda_rng" in state:
             torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        history = state["history"]
-    if not history:
-        _save_checkpoint(model, optimizer, history, out_dir)
-        write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
-        if figures:
-            save_figures(model, val, out_dir, history)
+    else:
+        model, history = build_model(config, train.images.mean(0)), []
+        optimizer = make_optimizer(model)
     try:
+        if not history:
+            _save_checkpoint(model, optimizer, history, out_dir)
+            write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
+            if figures:
+                save_figures(model, val, out_dir, history)
         done, steps = len(history) * len(train), config.epochs * len(train)
         with tqdm(desc=config.name, total=steps, initial=done) as bar:
             for epoch in range(len(history) + 1, config.epochs + 1):
@@ -674,9 +694,7 @@ def load_run(out_dir):
         history = _read_checkpoint(out_dir / "last.pt")["history"]
     except ValueError:
         history = best["history"]
-    model = build_model(best["config"])
-    model.load_state_dict(best["model"])
-    return Run(model.eval(), history, best["config"], out_dir)
+    return Run(best["model"], history, best["config"], out_dir)
 
 
 # ----------------------------------------------------------------------- measures (04_evaluation)
@@ -793,13 +811,19 @@ def plot_reconstructions(model, images, columns=8, titles=None):
     return show_grid(torch.cat([row for pair in zip(*parts) for row in pair]), columns, titles)
 
 
-def plot_latent(codes, labels, class_names, title=None):
-    """Codes ``(N, 2)`` as a cloud by class; short names stand at medians, long ones below."""
-    fig, ax = plt.subplots(figsize=(6.4, 5.6))
-    codes, labels = np.asarray(codes), np.asarray(labels)
+def plot_latent(codes, labels, class_names, title=None, ax=None):
+    """Codes ``(N, 2)`` as a cloud by class, on ``ax`` or on a figure of its own, which is returned.
+
+    Short names stand at the medians of their classes, long ones below the cloud.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 5.6))
+    codes, labels = np.asarray(codes), np.asarray(labels, int)
+    order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
+    ax.scatter(*codes[order].T, s=4, alpha=0.6, c=np.array(COLORS)[labels[order]], linewidths=0)
     for label, name in enumerate(class_names):
+        ax.scatter([], [], s=4, color=COLORS[label], label=name)
         points = codes[labels == label]
-        ax.scatter(*points.T, s=4, alpha=0.6, color=COLORS[label], linewidths=0, label=name)
         if len(points) and len(name) < 3:
             box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
             x, y = np.median(points, axis=0)
@@ -807,9 +831,9 @@ def plot_latent(codes, labels, class_names, title=None):
     ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
     if max(map(len, class_names)) > 2:
         tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4, "frameon": False}
-        fig.legend(loc="outside lower center", ncols=5, **tight)
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9, **tight)
     ax.set_aspect("equal", adjustable="datalim")
-    return fig
+    return ax.figure
 
 
 @torch.no_grad()
@@ -908,6 +932,8 @@ def main(argv=None):
         run = fit(dataclasses.replace(base, **given), out)
     except (ValueError, OSError, FloatingPointError) as error:
         parser.error(str(error))
+    except KeyboardInterrupt:
+        parser.exit(130, "stopped before the first step\n")
     losses = [row["val_loss"] for row in run.history]
     best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
     print(f"{run.out_dir}: {best}")

@@ -12,7 +12,10 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import vae_utils
+try:
+    import vae_utils
+except (ImportError, ValueError) as error:
+    sys.exit(f"report: {error}")
 from report import execute, export
 from report.execute import ReportError
 

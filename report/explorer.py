@@ -168,8 +168,9 @@ def show_explorer(run, test):
         f"Latent explorer: the codes of {len(test):,} test images in a plane, coloured by class, "
         "and the picture that the decoder draws from the marked point."
     )
+    content = html.escape(page.read_text(encoding="utf-8"))
     frame = (
-        f'<iframe title="Latent explorer" class="explorer" srcdoc="{html.escape(page.read_text())}"'
+        f'<iframe title="Latent explorer" class="explorer" srcdoc="{content}"'
         ' style="width: 100%; height: 880px; border: 0"></iframe>'
     )
     display(

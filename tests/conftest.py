@@ -14,6 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 for variable in ("VAE_FAST", "VAE_DATASET", "VAE_OUT_DIR"):  # tests set what they need
     os.environ.pop(variable, None)
 os.environ["MPLBACKEND"] = "Agg"
+os.environ["PYTHONUTF8"] = "1"  # what other processes print is read as UTF-8
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny matrices; threads that wait for each other cost more
 # For this process and for those that tests start:
 sys.path.insert(0, str(ROOT))

@@ -209,6 +209,8 @@ def test_no_network_and_one_bad_file_overwrites_nothing(tiny_data, tiny_files, m
         subprocess.TimeoutExpired("python", 180),
         subprocess.CalledProcessError(1, "python"),
         zipfile.BadZipFile("File is not a zip file"),
+        EOFError("Compressed file ended before the end-of-stream marker was reached"),
+        StopIteration(),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -274,11 +274,19 @@ def test_folder_of_another_config_is_not_touched(tiny_data, tiny_config, tmp_pat
     assert snapshot(tmp_path / "run") == before
 
 
-@pytest.mark.parametrize(("epoch", "optimizer"), [(1, "adamw"), (3, "adamw"), (3, "muon")])
+@pytest.mark.parametrize(
+    ("epoch", "changes"),
+    [
+        (1, {}),
+        (3, {"precision": "bfloat16"}),
+        (3, {"optimizer": "muon", "architecture": "conv"}),
+    ],
+    ids=str,
+)
 def test_stopped_run_comes_back_and_goes_on_exactly(
-    tiny_data, tiny_config, tmp_path, monkeypatch, epoch, optimizer
+    tiny_data, tiny_config, tmp_path, monkeypatch, epoch, changes
 ):
-    config = tiny_config(optimizer=optimizer, **RANDOM)
+    config = tiny_config(**changes, **RANDOM)
     fit(config, tmp_path / "unbroken")
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
     run = fit(config, tmp_path / "stopped")
@@ -291,13 +299,12 @@ def test_stopped_run_comes_back_and_goes_on_exactly(
 
 
 def test_stop_while_the_first_figures_are_drawn(tiny_data, tiny_config, tmp_path, monkeypatch):
-    def stop(model, val, out_dir, history):
-        if history:
-            press_stop()
-
-    monkeypatch.setattr(vae_utils, "save_figures", stop)
+    whole = vae_utils.save_figures
+    monkeypatch.setattr(vae_utils, "save_figures", lambda *args: press_stop())
     run = fit(tiny_config(), tmp_path / "run")
-    assert run.model.sample(2).shape == (2, 1, 28, 28)
+    assert run.history == [] and run.model.sample(2).shape == (2, 1, 28, 28)
+    monkeypatch.setattr(vae_utils, "save_figures", whole)
+    assert len(fit(tiny_config(), tmp_path / "run").history) == 3
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
@@ -472,6 +479,12 @@ def flip_bytes(path, tmp_path):
     path.write_bytes(data)
 
 
+def change(path, edit):
+    state = torch.load(path, weights_only=True)
+    edit(state)
+    torch.save(state, path)
+
+
 DAMAGE = {
     "empty": lambda path, tmp_path: path.write_bytes(b""),
     "truncated": truncate,
@@ -486,14 +499,23 @@ DAMAGE = {
     "foreign fields": lambda path, tmp_path: torch.save(
         {"config": "mlp", "epoch": 1, "model": {}, "history": []}, path
     ),
+    "other weights": lambda path, tmp_path: change(path, lambda state: state["model"].popitem()),
     "a pickle": lambda path, tmp_path: path.write_bytes(pickle.dumps({"epoch": 1})),
     "code": lambda path, tmp_path: torch.save({"config": Code(tmp_path / "ran")}, path),
     "pickled code": lambda path, tmp_path: path.write_bytes(pickle.dumps(Code(tmp_path / "ran"))),
 }
 
 
+UNFIT_TO_GO_ON = {
+    "no optimizer": lambda path, tmp_path: change(path, lambda state: state.pop("optimizer")),
+    "no random state": lambda path, tmp_path: change(path, lambda state: state.pop("rng")),
+}
+
+
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Using a non-tuple sequence")
-@pytest.mark.parametrize("damage", DAMAGE.values(), ids=DAMAGE)
+@pytest.mark.parametrize(
+    "damage", [*DAMAGE.values(), *UNFIT_TO_GO_ON.values()], ids=[*DAMAGE, *UNFIT_TO_GO_ON]
+)
 def test_damaged_last_checkpoint(half_way, tmp_path, damage):
     config, unbroken, folder = half_way
     before = load_run(folder).model.state_dict()
