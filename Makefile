@@ -34,7 +34,13 @@ lint: .venv/dev
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 
+# The notebooks without outputs, and without what an editor notes in cells.
+CLEAR := --clear-output --inplace --ClearMetadataPreprocessor.enabled=True \
+	--ClearMetadataPreprocessor.clear_notebook_metadata=False \
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags
+
 format: .venv/dev
+	$(PY) -m nbconvert --log-level WARN $(CLEAR) notebooks/*.ipynb
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
