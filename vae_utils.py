@@ -692,7 +692,7 @@ def load_run(out_dir):
     best = _read_checkpoint(out_dir / "best.pt")
     try:
         history = _read_checkpoint(out_dir / "last.pt")["history"]
-    except ValueError:
+    except (ValueError, OSError):
         history = best["history"]
     return Run(best["model"], history, best["config"], out_dir)
 
