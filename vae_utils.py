@@ -814,24 +814,30 @@ def plot_reconstructions(model, images, columns=8, titles=None):
 def plot_latent(codes, labels, class_names, title=None, ax=None):
     """Codes ``(N, 2)`` as a cloud by class, on ``ax`` or on a figure of its own, which is returned.
 
-    Short names stand at the medians of their classes, long ones below the cloud.
+    Short names stand near the medians of their classes, long ones below the cloud.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 5.6))
     codes, labels = np.asarray(codes), np.asarray(labels, int)
     order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
     ax.scatter(*codes[order].T, s=4, alpha=0.6, c=np.array(COLORS)[labels[order]], linewidths=0)
-    for label, name in enumerate(class_names):
-        ax.scatter([], [], s=4, color=COLORS[label], label=name)
-        points = codes[labels == label]
-        if len(points) and len(name) < 3:
-            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
-            x, y = np.median(points, axis=0)
-            ax.text(x, y, name, ha="center", va="center", weight="bold", bbox=box)
     ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
     if max(map(len, class_names)) > 2:
+        for label, name in enumerate(class_names):
+            ax.scatter([], [], s=4, color=COLORS[label], label=name)
         tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4, "frameon": False}
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9, **tight)
+    else:
+        known = np.unique(labels)
+        places = np.array([np.median(codes[labels == label], axis=0) for label in known])
+        for _ in range(50):  # names that cover each other move apart
+            gaps = places[:, None] - places  # (C, C, 2)
+            near = np.linalg.norm(gaps, axis=2, keepdims=True) < 0.06 * np.ptp(codes)
+            places += 0.1 * (near * gaps).sum(1)
+        for label, place in zip(known, places):
+            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
+            text = {"ha": "center", "va": "center", "weight": "bold", "bbox": box}
+            ax.text(*place, class_names[label], **text)
     ax.set_aspect("equal", adjustable="datalim")
     return ax.figure
 

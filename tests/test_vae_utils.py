@@ -451,6 +451,15 @@ FIGURES = {
 }
 
 
+def test_names_in_a_cloud_do_not_cover_each_other():
+    codes = torch.randn(1000, 2, generator=torch.Generator().manual_seed(0))  # medians coincide
+    ax = vae_utils.plot_latent(codes, torch.arange(1000) % 10, "0123456789").axes[0]
+    ax.figure.canvas.draw()
+    boxes = [text.get_window_extent() for text in ax.texts]
+    assert [text.get_text() for text in ax.texts] == list("0123456789")
+    assert not any(a.overlaps(b) for i, a in enumerate(boxes) for b in boxes[:i])
+
+
 def test_reconstructions_stand_below_their_originals():
     model, x = model_of(), images(5)
     titles = [f"no. {i}" for i in range(5)]
