@@ -39,7 +39,9 @@ def test_stored_clean(path):
     notebook = json.loads(text)
     nbformat.validate(notebook)
     assert (notebook["nbformat"], notebook["nbformat_minor"]) == (4, 5)
-    assert len({cell["id"] for cell in notebook["cells"]}) == len(notebook["cells"])
+    assert [c["id"] for c in notebook["cells"]] == [
+        f"c{number:02d}" for number in range(1, len(notebook["cells"]) + 1)
+    ]
     for cell in notebook["cells"]:
         assert set(cell["metadata"]) <= {"tags"}, cell["id"]
         if cell["cell_type"] == "code":

@@ -233,13 +233,19 @@ def test_interrupt_leaves_docs_and_exits_130(course):
     before = course.snapshot()
     course.add("01_one", code("open('../started', 'w')\nimport time\ntime.sleep(60)"))
 
+    pressed = []
+
     def press_stop():
-        while not (course.root / "started").exists():
+        for _ in range(600):
+            if (course.root / "started").exists():
+                break
             time.sleep(0.1)
+        pressed.append(time.monotonic())
         signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
     threading.Thread(target=press_stop, daemon=True).start()
     assert course.run() == 130
+    assert time.monotonic() - pressed[0] < 20
     assert course.snapshot() == before
 
 

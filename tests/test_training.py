@@ -278,6 +278,8 @@ def test_folder_of_another_config_is_not_touched(tiny_data, tiny_config, tmp_pat
     ("epoch", "changes"),
     [
         (1, {}),
+        (3, {}),
+        (3, {"optimizer": "muon"}),
         (3, {"precision": "bfloat16"}),
         (3, {"optimizer": "muon", "architecture": "conv"}),
     ],
@@ -298,11 +300,19 @@ def test_stopped_run_comes_back_and_goes_on_exactly(
     assert_same(contents(tmp_path / "stopped"), contents(tmp_path / "unbroken"))
 
 
-def test_stop_while_the_first_figures_are_drawn(tiny_data, tiny_config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("epoch", [0, 1])
+def test_stop_while_the_first_figures_are_drawn(
+    tiny_data, tiny_config, tmp_path, monkeypatch, epoch
+):
     whole = vae_utils.save_figures
-    monkeypatch.setattr(vae_utils, "save_figures", lambda *args: press_stop())
+
+    def stop(model, val, out_dir, history):
+        if len(history) == epoch:
+            press_stop()
+
+    monkeypatch.setattr(vae_utils, "save_figures", stop)
     run = fit(tiny_config(), tmp_path / "run")
-    assert run.history == [] and run.model.sample(2).shape == (2, 1, 28, 28)
+    assert len(run.history) == epoch and run.model.sample(2).shape == (2, 1, 28, 28)
     monkeypatch.setattr(vae_utils, "save_figures", whole)
     assert len(fit(tiny_config(), tmp_path / "run").history) == 3
 
@@ -513,9 +523,7 @@ UNFIT_TO_GO_ON = {
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol", "ignore:Using a non-tuple sequence")
-@pytest.mark.parametrize(
-    "damage", [*DAMAGE.values(), *UNFIT_TO_GO_ON.values()], ids=[*DAMAGE, *UNFIT_TO_GO_ON]
-)
+@pytest.mark.parametrize("damage", (DAMAGE | UNFIT_TO_GO_ON).values(), ids=DAMAGE | UNFIT_TO_GO_ON)
 def test_damaged_last_checkpoint(half_way, tmp_path, damage):
     config, unbroken, folder = half_way
     before = load_run(folder).model.state_dict()
