@@ -16,6 +16,11 @@ from pathlib import Path
 import numpy as np
 
 DATA_FOLDERS = {"mnist": "MNIST", "fashion": "FashionMNIST"}  # torchvision's layout
+CLASS_NAMES = {
+    "mnist": list("0123456789"),
+    "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
+    + ["Sandal", "Shirt", "Sneaker", "Bag", "Boot"],
+}
 DATA_FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte"]
 DATA_FILES += ["t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
 MD5 = {  # of the raw files, in that order

@@ -1,9 +1,11 @@
-"""A Variational Autoencoder for MNIST and Fashion-MNIST, in one file, in the order of the course.
+"""A Variational Autoencoder for MNIST and Fashion-MNIST, in the order of the course.
 
 Losses are in nats per image: summed over pixels and latent dimensions, averaged over images.
 Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. From the shell:
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
+
+Beside it, data_files.py fetches the images and figures.py draws; their names can be had from here.
 """
 
 import sys
@@ -29,12 +31,10 @@ import json
 import math
 import os
 import re
-import textwrap
 import time
 import warnings
 from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,19 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from data_files import get_files
+from data_files import CLASS_NAMES, get_files  # noqa: F401
+from figures import (  # noqa: F401
+    COLORS,
+    draw_run,
+    plot_history,
+    plot_latent,
+    plot_manifold,
+    plot_reconstructions,
+    show,
+    show_grid,
+    show_source,
+    tile,
+)
 
 try:
     import torchvision
@@ -159,12 +171,6 @@ def describe_machine():
 
 
 # ------------------------------------------------------------------------------ data (01_data)
-
-CLASS_NAMES = {
-    "mnist": list("0123456789"),
-    "fashion": ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
-    + ["Sandal", "Shirt", "Sneaker", "Bag", "Boot"],
-}
 
 
 def read_files(name, data_dir):
@@ -664,6 +670,12 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
     return load_run(out_dir)
 
 
+def save_figures(model, val, out_dir, history):
+    """Write the pictures of a run, and report.md, into its folder."""
+    for name, data in draw_run(model, val, history).items():
+        write_file(out_dir / name, data)
+
+
 def _save_checkpoint(model, optimizer, history, out_dir):
     state = {"config": vars(model.config), "epoch": len(history), "history": history}
     state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
@@ -729,134 +741,6 @@ def active_units(mu, threshold=0.01):
     return mu.var(0) > threshold
 
 
-def save_results(chapter, results):
-    """Keep a chapter's numbers, {name: {quantity: number}}, for the report's tables."""
-    text = json.dumps(results, indent=1, default=float)
-    write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())
-
-
-# ---------------------------------------------------------------- figures (05_latent_exploration)
-
-# Ten colours told apart by colour-blind readers (Petroff 2021, matplotlib's petroff10).
-COLORS = ["#3f90da", "#ffa90e", "#bd1f01", "#94a4a2", "#832db6"]
-COLORS += ["#a96b59", "#e76300", "#b9ac70", "#717581", "#92dadd"]
-plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 144, "savefig.dpi": 144})
-plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
-plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
-
-
-def show(fig, name, alt, caption=None):
-    """Display a figure in a notebook under a stable file name, with alt text and caption."""
-    from IPython.display import display
-
-    text = {"alt": alt, "caption": caption}
-    display(fig, metadata={"filename": f"{name}.png", "image/png": text})
-    plt.close(fig)
-
-
-def show_source(thing):
-    """The code of a function or class of this file, as a notebook shows it."""
-    from IPython.display import Markdown
-
-    return Markdown(f"```python\n{textwrap.dedent(inspect.getsource(thing))}```")
-
-
-def tile(images, columns):
-    """Images ``(N, 1, 28, 28)`` as one grey picture (H, W) with white seams, row by row."""
-    padding = (1, 1, 1, 1, 0, -len(images) % columns)  # seams, and blank images at the end
-    images = F.pad(images.detach().cpu()[:, 0], padding, value=1.0)
-    rows = images.unflatten(0, (-1, columns))  # (rows, columns, H, W)
-    return rows.transpose(1, 2).flatten(2).flatten(0, 1).numpy()
-
-
-def show_grid(images, columns=8, titles=None, rows=()):
-    """Images ``(N, 1, 28, 28)`` as a figure; titles stand above each, names of ``rows`` beside."""
-    if titles is not None:
-        images = F.pad(images, (0, 0, 9, 0), value=1.0)  # room for a line of text
-    picture, height = tile(images, columns), images.shape[2] + 2
-    size = 8.4 if rows else 6.4, 6.4 * len(picture) / picture.shape[1] + 0.1
-    fig, ax = plt.subplots(figsize=size)
-    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
-    for i, title in enumerate(titles or []):
-        x, y = i % columns * 30 + 15, i // columns * height + 9
-        ax.text(x, y, title, ha="center", va="bottom", fontsize=11)
-    ax.set_xticks([])
-    ax.set_yticks(height * np.arange(len(rows)) + height / 2, rows)
-    ax.tick_params(length=0)
-    ax.spines[:].set_visible(False)
-    return fig
-
-
-def plot_history(history):
-    """Total, reconstruction and KL by epoch, a panel each, for train and validation."""
-    fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
-    epochs = [row["epoch"] for row in history]
-    for ax, part, title in zip(axes, ("loss", "recon", "kl"), ("Loss", "Reconstruction", "KL")):
-        for split, color in (("train", COLORS[0]), ("val", COLORS[2])):
-            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color)
-        ax.set(title=title, xlabel="epoch")
-        ax.xaxis.get_major_locator().set_params(integer=True)
-    axes[0].set_ylabel("nats per image")
-    axes[0].legend(["train", "validation"], frameon=False)
-    return fig
-
-
-def plot_reconstructions(model, images, columns=8, titles=None):
-    """Originals ``(N, 1, 28, 28)``, each row, under its titles, above that of reconstructions."""
-    blank = images.new_ones(-len(images) % columns, *images.shape[1:])  # fills the last row
-    parts = (torch.cat((x, blank)).split(columns) for x in (images, model.reconstruct(images)))
-    if titles is not None:
-        rows = [titles[i : i + columns] for i in range(0, len(titles), columns)]
-        titles = [title for row in rows for title in row + [""] * columns]
-    return show_grid(torch.cat([row for pair in zip(*parts) for row in pair]), columns, titles)
-
-
-def plot_latent(codes, labels, class_names, title=None, ax=None):
-    """Codes ``(N, 2)`` as a cloud by class, on ``ax`` or on a figure of its own, which is returned.
-
-    Short names stand near the medians of their classes, long ones below the cloud.
-    """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 5.6))
-    codes, labels = np.asarray(codes), np.asarray(labels, int)
-    order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
-    ax.scatter(*codes[order].T, s=4, alpha=0.6, c=np.array(COLORS)[labels[order]], linewidths=0)
-    ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
-    if max(map(len, class_names)) > 2:
-        for label, name in enumerate(class_names):
-            ax.scatter([], [], s=4, color=COLORS[label], label=name)
-        tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4, "frameon": False}
-        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9, **tight)
-    else:
-        known = np.unique(labels)
-        places = np.array([np.median(codes[labels == label], axis=0) for label in known])
-        for _ in range(50):  # names that cover each other move apart
-            gaps = places[:, None] - places  # (C, C, 2)
-            near = np.linalg.norm(gaps, axis=2, keepdims=True) < 0.06 * np.ptp(codes)
-            places += 0.1 * (near * gaps).sum(1)
-        for label, place in zip(known, places):
-            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label]}
-            text = {"ha": "center", "va": "center", "weight": "bold", "bbox": box}
-            ax.text(*place, class_names[label], **text)
-    ax.set_aspect("equal", adjustable="datalim")
-    return ax.figure
-
-
-@torch.no_grad()
-def plot_manifold(model, n=15, limit=3.0, quantiles=False):
-    """An n × n mosaic of decoded 2-D codes; z1 grows to the right, z2 upwards.
-
-    Codes are evenly spaced in [-limit, limit], or lie at evenly spaced quantiles of the prior.
-    """
-    if quantiles:
-        grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
-    else:
-        grid = torch.linspace(-limit, limit, n)
-    z = torch.cartesian_prod(grid.flip(0), grid).flip(1)  # (n * n, 2): z1, z2; top row first
-    device = next(model.parameters()).device
-    return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
-
-
 def interpolate(start, end, steps=12, spherical=False):
     """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
 
@@ -870,42 +754,10 @@ def interpolate(start, end, steps=12, spherical=False):
     return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
 
 
-@torch.no_grad()
-def save_figures(model, val, out_dir, history):
-    """Pictures of a run, and report.md: same images and same noise at every epoch."""
-    images, labels = val.images[:2000], val.labels[:2000].cpu()
-    codes, axes = model.encode(images)[0].cpu(), {}
-    if codes.shape[1] > 2:  # the plane of largest variance
-        codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, [-1, -2]]
-        axes = {"xlabel": "widest direction", "ylabel": "second widest direction"}
-    codes = F.pad(codes, (0, 2 - codes.shape[1]))  # one dimension: on a line
-    cloud = plot_latent(codes, labels, CLASS_NAMES[model.config.dataset])
-    cloud.axes[0].set(**axes)
-    samples = model.sample(64, torch.Generator(DEVICE).manual_seed(0))
-    stem = f"ep{len(history):03d}"
-    figures = {
-        f"{stem}_a_input": tile(images[:32], 8),
-        f"{stem}_b_recon": tile(model.reconstruct(images[:32]), 8),
-        f"{stem}_c_samples": tile(samples, 8),
-        f"{stem}_d_latent2d": cloud,
-    }
-    if history:
-        figures = {"history": plot_history(history)} | figures
-        lines = [f"# {model.config.name}", "", "| setting | value |", "|---|---|"]
-        lines += [f"| {field} | {value} |" for field, value in vars(model.config).items()]
-        lines += ["", "Losses in nats per image, with a sampled z.", ""]
-        lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
-        lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
-        lines += [f"\n![{name}]({name}.png)" for name in figures]
-        write_file(out_dir / "report.md", "\n".join([*lines, ""]).encode())
-    for name, fig in figures.items():
-        png = io.BytesIO()
-        if isinstance(fig, np.ndarray):
-            plt.imsave(png, fig, cmap="gray", vmin=0, vmax=1, format="png")
-        else:
-            fig.savefig(png, format="png")
-            plt.close(fig)
-        write_file(out_dir / f"{name}.png", png.getvalue())
+def save_results(chapter, results):
+    """Keep a chapter's numbers, {name: {quantity: number}}, for the report's tables."""
+    text = json.dumps(results, indent=1, default=float)
+    write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())
 
 
 # --------------------------------------------------------------------------------------- the shell

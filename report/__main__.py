@@ -62,7 +62,8 @@ def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path, si
     The pages of a notebook are written in a thread while the next one runs.
     """
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}
-    ours = [root / "vae_utils.py", root / "data_files.py", *(root / "report").glob("explorer.*")]
+    ours = [root / f"{name}.py" for name in ("vae_utils", "data_files", "figures")]
+    ours += (root / "report").glob("explorer.*")
     sources = [path for path in ours if path.exists()]
     keys = {p.stem: execute.run_key(p, sources, settings) for p in chosen}
     kept = {p.stem: outputs / "executed" / p.name for p in chosen}
