@@ -140,9 +140,9 @@ class Config:
 PRESETS = {
     config.name: config
     for config in (
-        Config("mlp-2d", hidden=(512, 512), epochs=20),
-        Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20),
-        Config("conv-2d", architecture="conv"),
+        Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=256, lr=3e-3),
+        Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
+        Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
         Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=16, lr=2e-3),
         Config("best-16d", latent_dim=16, activation="silu", epochs=20, batch_size=256, lr=3e-3),
     )
@@ -496,7 +496,7 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
         loss.mean().backward()
         with precision:  # for the matrix products of Muon
             optimizer.step()
-        sums.append(torch.stack((loss.detach().sum(), recon.detach().sum(), kl.detach().sum())))
+        sums.append(torch.stack((loss, recon, kl)).detach().sum(1))
         images += len(x)
         if bar is not None:
             if step % 50 == 0:  # a look at the numbers makes a GPU wait: seldom
