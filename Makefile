@@ -8,7 +8,8 @@ help:
 	@echo "make report      run the five notebooks, write docs/"
 	@echo "make report-all  the same with the extra chapters"
 	@echo "make test        run the tests        make lint   check code style"
-	@echo "make bench       measure the speed    make lab    open the notebooks"
+	@echo "make format      tidy the code        make lab    open the notebooks"
+	@echo "make bench       measure the speed"
 	@echo "make clean       remove what building left (data/, outputs/ and docs/ stay)"
 
 .venv/report: requirements.txt

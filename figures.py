@@ -135,6 +135,19 @@ def plot_manifold(model, n=15, limit=3.0, quantiles=False):
     return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
 
 
+def interpolate(start, end, steps=12, spherical=False):
+    """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
+
+    On the straight line, or on the arc between the two directions (White 2016), which keeps the
+    length of codes near that of samples from the prior.
+    """
+    t = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    if not spherical:
+        return (1 - t) * start + t * end
+    angle = torch.acos(F.cosine_similarity(start, end, dim=0).clamp(-0.9999, 0.9999))
+    return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
+
+
 def _png(picture):
     """A figure, or an array (H, W) of greys in [0, 1], as the bytes of a PNG file."""
     png = io.BytesIO()

@@ -5,7 +5,8 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
-Beside it, data_files.py fetches the images and figures.py draws; their names can be had from here.
+What is not about VAEs lives beside it: data_files.py fetches the images, figures.py draws (its
+names can be imported from here), muon.py is an optimizer.
 """
 
 import sys
@@ -35,6 +36,7 @@ import time
 import warnings
 from pathlib import Path
 
+import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -47,6 +49,7 @@ from data_files import CLASS_NAMES, get_files  # noqa: F401
 from figures import (  # noqa: F401
     COLORS,
     draw_run,
+    interpolate,
     plot_history,
     plot_latent,
     plot_manifold,
@@ -56,6 +59,7 @@ from figures import (  # noqa: F401
     show_source,
     tile,
 )
+from muon import Muon
 
 try:
     import torchvision
@@ -73,6 +77,7 @@ ROOT = Path(__file__).resolve().parent
 FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs: for tests
 DATASET = os.environ.get("VAE_DATASET", "mnist")
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+torch.backends.cudnn.deterministic = True  # same numbers each time on a GPU too
 
 CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
 CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
@@ -87,7 +92,7 @@ LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
 
 
 def _check_choice(field, value):
-    if value not in CHOICES[field]:
+    if value not in CHOICES[field] or type(value) is not type(CHOICES[field][0]):
         known = " or ".join(map(str, CHOICES[field]))
         raise ValueError(f"{field}={value!r} is not known: choose {known}.")
 
@@ -107,7 +112,7 @@ class Config:
     variational: bool = True  # no: a plain autoencoder, z = mu (needs beta 0)
     recon_loss: str = "bce"  # bce, mse or cb (continuous Bernoulli)
     beta: float = 1.0  # weight of the KL term; 1 is the ELBO
-    warmup_epochs: int = 0  # beta grows from 0 to its value over so many epochs
+    warmup_epochs: int = 0  # beta grows to its value over so many epochs
     binarize: bool = False  # draw black-or-white images from the grey ones, anew each time
     shift: int = 0  # move each training batch by up to so many pixels
     epochs: int = 10  # passes over the training images
@@ -122,12 +127,14 @@ class Config:
             _check_choice(field, getattr(self, field))
         for field, (low, high) in LIMITS.items():
             value, whole = getattr(self, field), isinstance(low, int)
-            if type(value) not in (int, float)[: 2 - whole] or not low <= value <= high:
+            types = (int,) if whole else (int, float)
+            if type(value) not in types or not low <= value <= high:
                 kind = "a whole number" if whole else "a number"
                 raise ValueError(f"{field}={value!r} must be {kind} from {low} to {high}.")
         widths = self.hidden if isinstance(self.hidden, (tuple, list)) else ()
-        if not widths or any(type(n) is not int or n < 1 for n in widths):
-            raise ValueError(f"hidden={self.hidden!r} must be one or more whole numbers above 0.")
+        if not widths or any(type(n) is not int or not 0 < n <= 10_000 for n in widths):
+            known = "one or more whole numbers above 0, at most 10,000"
+            raise ValueError(f"hidden={self.hidden!r} must be {known}.")
         if type(self.name) is not str or not re.fullmatch(r"\w[\w.-]*", self.name):
             raise ValueError(f"name={self.name!r} must be made of letters, digits, '.', '_', '-'.")
         if not self.variational and self.beta != 0:
@@ -137,16 +144,14 @@ class Config:
             object.__setattr__(self, "epochs", min(self.epochs, 2))
 
 
-PRESETS = {
-    config.name: config
-    for config in (
-        Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=256, lr=3e-3),
-        Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
-        Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
-        Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=16, lr=2e-3),
-        Config("best-16d", latent_dim=16, activation="silu", epochs=20, batch_size=256, lr=3e-3),
-    )
-}
+PRESETS = (
+    Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=256, lr=3e-3),
+    Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
+    Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
+    Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=16, lr=2e-3),
+    Config("best-16d", latent_dim=16, activation="silu", epochs=20, batch_size=256, lr=3e-3),
+)
+PRESETS = {config.name: config for config in PRESETS}
 
 
 def get_preset(name, /, **changes):
@@ -376,10 +381,8 @@ def reconstruction_loss(logits, x, kind="bce"):
     if kind == "cb":  # log C = log(l / tanh(l/2)), and log 2 + l²/12 near l = 0
         size = logits.abs()
         far = size.clamp(min=0.05)
-        log_c = torch.where(
-            size < 0.05, math.log(2) + size**2 / 12, far.log() - torch.tanh(far / 2).log()
-        )
-        per_pixel = per_pixel - log_c
+        log_c = (far / torch.tanh(far / 2)).log()
+        per_pixel = per_pixel - torch.where(size < 0.05, math.log(2) + size**2 / 12, log_c)
     return per_pixel.flatten(1).sum(1)
 
 
@@ -412,48 +415,13 @@ def autocast(config):
 
     It pays on GPUs and CPUs that multiply bfloat16 in hardware; on others it is far slower.
     """
-    fast = config.precision == "bfloat16"
+    bf16 = config.precision == "bfloat16"
     if config.precision == "auto" and DEVICE.type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
     elif config.precision == "auto":
         cpu = getattr(torch.cpu, "get_capabilities", dict)()
-        fast = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
-    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=fast)
-
-
-def orthogonal(matrix):
-    """About U V^T of a matrix U S V^T: five steps of Jordan's polynomial take S towards 1."""
-    x = matrix / (matrix.norm() + 1e-7)
-    x = x.T if len(x) > x.shape[1] else x  # the short side first
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
-    return x.T if len(matrix) > matrix.shape[1] else x
-
-
-class Muon(torch.optim.AdamW):
-    """AdamW for biases and thin matrices; others move by orthogonal ones (Jordan et al. 2024).
-
-    With the momentum of a weight, as a matrix, decomposed into U S V^T, the step is about U V^T:
-    every direction moves equally far, rare ones too. Its size is that of AdamW's steps (Liu et al.
-    2025), so that one learning rate suits both.
-    """
-
-    @torch.no_grad()
-    def step(self):
-        for group in self.param_groups:
-            for weight in group["params"]:
-                if weight.ndim < 2 or min(weight.flatten(1).shape) <= 16:
-                    continue
-                state = self.state[weight]
-                if not state:  # AdamW looks for its count of steps when it loads a state
-                    state |= {"step": torch.zeros(()), "momentum": torch.zeros_like(weight)}
-                momentum = state["momentum"].lerp_(weight.grad, 0.05)
-                move = orthogonal(weight.grad.lerp(momentum, 0.95).flatten(1))
-                size = 0.2 * group["lr"] * max(move.shape) ** 0.5
-                weight.sub_(size * move.view_as(weight))
-                weight.grad = None  # so that AdamW leaves it alone
-        super().step()
+        bf16 = bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16"))
+    return torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16)
 
 
 def make_optimizer(model):
@@ -465,7 +433,7 @@ def make_optimizer(model):
 def _diverged(where, lr):
     return FloatingPointError(
         f"the loss became NaN or infinite in {where}, at learning rate {lr:.2g}: try a smaller lr, "
-        "or precision='float32'; the last good epoch is kept."
+        "or precision='float32', in a new folder; every finished epoch is kept."
     )
 
 
@@ -483,8 +451,7 @@ def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
     model.train()
     for step, (x, _) in enumerate(batches):
         lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
+        optimizer.param_groups[0]["lr"] = lr
         if config.shift:
             x = shift(x)  # one random move for the whole batch
         if config.binarize:
@@ -550,14 +517,16 @@ class Run:
 
 
 def write_file(path, data):
-    """Write bytes beside ``path`` and rename: a kill or a full disk leaves the old file whole.
+    """Write bytes beside ``path`` and rename: a kill, a crash or a full disk leaves the old file.
 
     Raises OSError, which names the file, where it cannot be written.
     """
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         beside.write_bytes(data)
+        with beside.open("rb+") as file:
+            os.fsync(file.fileno())  # on the disk before it takes the name
         os.replace(beside, path)
     except OSError as error:
         raise OSError(
@@ -570,6 +539,28 @@ def write_file(path, data):
             beside.unlink()
 
 
+def save_figures(model, val, out_dir, history):
+    """Write the pictures of a run, and report.md, into its folder."""
+    for name, data in draw_run(model, val, history).items():
+        write_file(out_dir / name, data)
+
+
+def _save_checkpoint(model, optimizer, history, out_dir):
+    state = {"config": vars(model.config), "epoch": len(history), "history": history}
+    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
+    state["rng"] = torch.get_rng_state()
+    if DEVICE.type == "cuda":
+        state["cuda_rng"] = torch.cuda.get_rng_state()
+    data = io.BytesIO()
+    torch.save(state, data)
+    rows = [HISTORY, *(row.values() for row in history)]
+    table = "".join(",".join(map(str, row)) + "\n" for row in rows)
+    write_file(out_dir / "history.csv", table.encode())
+    if history and history[-1]["val_loss"] == min(row["val_loss"] for row in history):
+        write_file(out_dir / "best.pt", data.getvalue())
+    write_file(out_dir / "last.pt", data.getvalue())
+
+
 def _read_checkpoint(path, resume=False):
     """The dict in a checkpoint file, with config, model and, to ``resume``, optimizer as objects.
 
@@ -577,16 +568,16 @@ def _read_checkpoint(path, resume=False):
     """
     try:
         state = torch.load(path, map_location=DEVICE, weights_only=True)
-        state["epoch"], state["history"]
+        assert state["epoch"] == len(state["history"])
         state["config"] = Config(**state["config"])
-        model, weights = build_model(state["config"]), state["model"]
-        model.load_state_dict(weights)
+        model = build_model(state["config"])
+        model.load_state_dict(state["model"])
         state["model"] = model.eval()
         if resume:
-            optimizer, moments = make_optimizer(model), state["optimizer"]
-            optimizer.load_state_dict(moments)
+            optimizer = make_optimizer(model)
+            optimizer.load_state_dict(state["optimizer"])
             state["optimizer"], state["rng"] = optimizer, state["rng"].cpu()
-    except OSError:  # it cannot be read now: that says nothing about what is in it
+    except (OSError, MemoryError, torch.OutOfMemoryError):  # this says nothing about what is in it
         raise
     except Exception as error:  # whatever is wrong with the file, it is not used
         message = f"{path} is refused: it is damaged or holds code, or is no run of this course."
@@ -632,20 +623,21 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
     state = _last_state(out_dir, config)
     if state and state["epoch"] == config.epochs:
         return load_run(out_dir)
-    train, val, _ = get_dataloaders(config, data_dir)
-    torch.manual_seed(config.seed)
-    if state:
-        model, optimizer, history = state["model"], state["optimizer"], state["history"]
-        torch.set_rng_state(state["rng"])
-        if DEVICE.type == "cuda" and "cuda_rng" in state:
-            torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-    else:
-        model, history = build_model(config, train.images.mean(0)), []
-        optimizer = make_optimizer(model)
+    model, history = (state["model"], state["history"]) if state else (None, [])
     try:
+        train, val, _ = get_dataloaders(config, data_dir)
+        torch.manual_seed(config.seed)
+        if state:
+            optimizer = state["optimizer"]
+            torch.set_rng_state(state["rng"])
+            if DEVICE.type == "cuda" and "cuda_rng" in state:
+                torch.cuda.set_rng_state(state["cuda_rng"].cpu())
+        else:
+            model = build_model(config, train.images.mean(0))
+            optimizer = make_optimizer(model)
+        write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
         if not history:
             _save_checkpoint(model, optimizer, history, out_dir)
-            write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
             if figures:
                 save_figures(model, val, out_dir, history)
         done, steps = len(history) * len(train), config.epochs * len(train)
@@ -662,6 +654,8 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
                     save_figures(model, val, out_dir, history)
                 _save_checkpoint(model, optimizer, history, out_dir)
     except KeyboardInterrupt:
+        if model is None:
+            raise
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
             return Run(model.eval(), history, config, out_dir)
@@ -670,43 +664,28 @@ def fit(config, out_dir=None, data_dir=None, figures=True):
     return load_run(out_dir)
 
 
-def save_figures(model, val, out_dir, history):
-    """Write the pictures of a run, and report.md, into its folder."""
-    for name, data in draw_run(model, val, history).items():
-        write_file(out_dir / name, data)
-
-
-def _save_checkpoint(model, optimizer, history, out_dir):
-    state = {"config": vars(model.config), "epoch": len(history), "history": history}
-    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    state["rng"] = torch.get_rng_state()
-    if DEVICE.type == "cuda":
-        state["cuda_rng"] = torch.cuda.get_rng_state()
-    data = io.BytesIO()
-    torch.save(state, data)
-    rows = [HISTORY, *(row.values() for row in history)]
-    table = "".join(",".join(map(str, row)) + "\n" for row in rows)
-    write_file(out_dir / "history.csv", table.encode())
-    if history and history[-1]["val_loss"] == min(row["val_loss"] for row in history):
-        write_file(out_dir / "best.pt", data.getvalue())
-    write_file(out_dir / "last.pt", data.getvalue())
-
-
 def load_run(out_dir):
     """The Run kept in a folder: model of the best epoch, history of all.
 
-    Raises FileNotFoundError where there is none, ValueError for a damaged or foreign checkpoint.
+    If only last.pt can be read, the model is that of the last epoch, and a warning says so. Raises
+    FileNotFoundError where there is no run, ValueError for damaged or foreign checkpoints.
     """
-    out_dir = Path(out_dir)
-    if not (out_dir / "best.pt").exists():
+    out_dir, found, problems = Path(out_dir), {}, []
+    for name in ("best.pt", "last.pt"):
+        try:
+            found[name] = _read_checkpoint(out_dir / name)
+        except (ValueError, OSError) as error:
+            problems.append(error)
+    trained = [state for state in found.values() if state["epoch"]]
+    if not trained:
+        if problems and not isinstance(problems[0], FileNotFoundError):
+            raise problems[0]
         message = f"{out_dir} holds no trained run (best.pt): train one with fit(), from the start."
         raise FileNotFoundError(message)
-    best = _read_checkpoint(out_dir / "best.pt")
-    try:
-        history = _read_checkpoint(out_dir / "last.pt")["history"]
-    except (ValueError, OSError):
-        history = best["history"]
-    return Run(best["model"], history, best["config"], out_dir)
+    if "best.pt" not in found:
+        warnings.warn(f"{problems[0]} The model is that of the last epoch.", stacklevel=2)
+    history = max((state["history"] for state in trained), key=len)
+    return Run(trained[0]["model"], history, trained[0]["config"], out_dir)
 
 
 # ----------------------------------------------------------------------- measures (04_evaluation)
@@ -741,19 +720,6 @@ def active_units(mu, threshold=0.01):
     return mu.var(0) > threshold
 
 
-def interpolate(start, end, steps=12, spherical=False):
-    """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
-
-    On the straight line, or on the arc between the two directions (White 2016), which keeps the
-    length of codes near that of samples from the prior.
-    """
-    t = torch.linspace(0, 1, steps, device=start.device)[:, None]
-    if not spherical:
-        return (1 - t) * start + t * end
-    angle = torch.acos(F.cosine_similarity(start, end, dim=0).clamp(-0.9999, 0.9999))
-    return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
-
-
 def save_results(chapter, results):
     """Keep a chapter's numbers, {name: {quantity: number}}, for the report's tables."""
     text = json.dumps(results, indent=1, default=float)
@@ -763,15 +729,16 @@ def save_results(chapter, results):
 # --------------------------------------------------------------------------------------- the shell
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message):
-        self.exit(2, f"error: {message} (--help lists all flags)\n")
-
-
 def main(argv=None):
     """``python -m vae_utils``: every field of Config is a flag. Returns the exit status."""
-    parser = _Parser(prog="python -m vae_utils", description="Train a VAE from the shell.")
-    parser.argument_default = argparse.SUPPRESS  # flags that are not given leave no trace
+    matplotlib.use("agg")  # pictures go into files: no window
+    parser = argparse.ArgumentParser(
+        prog="python -m vae_utils",
+        description="Train a VAE from the shell.",
+        argument_default=argparse.SUPPRESS,  # flags that are not given leave no trace
+        allow_abbrev=False,
+    )
+    parser.error = lambda text: parser.exit(2, f"error: {text} (--help lists all flags)\n")
     parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
     comments = dict(re.findall(r"    (\w+): .*  # (.*)", inspect.getsource(Config)))
@@ -789,7 +756,7 @@ def main(argv=None):
     try:
         run = fit(dataclasses.replace(base, **given), out)
     except (ValueError, OSError, FloatingPointError) as error:
-        parser.error(str(error))
+        parser.exit(2, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped before the first step\n")
     losses = [row["val_loss"] for row in run.history]

@@ -62,9 +62,7 @@ def run_notebooks(chosen: list[Path], force: bool, outputs: Path, root: Path, si
     The pages of a notebook are written in a thread while the next one runs.
     """
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}
-    ours = [root / f"{name}.py" for name in ("vae_utils", "data_files", "figures")]
-    ours += (root / "report").glob("explorer.*")
-    sources = [path for path in ours if path.exists()]
+    sources = [*sorted(root.glob("*.py")), *sorted((root / "report").glob("explorer.*"))]
     keys = {p.stem: execute.run_key(p, sources, settings) for p in chosen}
     kept = {p.stem: outputs / "executed" / p.name for p in chosen}
     earlier = {name: execute.load_kept(path) for name, path in kept.items()}

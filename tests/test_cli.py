@@ -66,6 +66,7 @@ def python(*arguments, executable=sys.executable, **environment):
         ("--name a/b", "name='a/b' letters"),
         ("--no-variational", "beta=1.0 variational 0"),
         ("--colour red", "--colour red"),
+        ("--epoch 3", "--epoch 3"),
         ("demo", "demo"),
     ],
 )

@@ -84,8 +84,8 @@ def clone(folder):
     ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
     for name in ("notebooks", "report"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for name in ("vae_utils.py", "data_files.py", "figures.py"):
-        shutil.copy(ROOT / name, folder)
+    for path in ROOT.glob("*.py"):
+        shutil.copy(path, folder)
     return folder
 
 

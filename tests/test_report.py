@@ -306,6 +306,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 PAGES = sorted(p for p in (ROOT / "docs").glob("*.html") if p.stem != "explorer")
 each_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
 each_page = pytest.mark.parametrize("path", PAGES, ids=lambda p: p.stem)
+MARKDOWN = [page.with_suffix(".md") for page in PAGES] + [ROOT / "benchmarks/RESULTS.md"]
+MARKDOWN += [ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 
 
 @cache
@@ -353,9 +355,15 @@ def test_images_and_links_of_page(path):
     assert len(soup.find("meta", attrs={"name": "description"})["content"]) > 20
 
 
-@each_page
+def anchors(markdown):
+    """The anchors that a code host gives to the headings of a file."""
+    headings = re.findall(r"^#+ (.+)$", markdown, flags=re.M)
+    return {re.sub(r"[^\w\- ]", "", text.lower()).replace(" ", "-") for text in headings}
+
+
+@pytest.mark.parametrize("path", MARKDOWN, ids=lambda p: p.stem)
 def test_images_and_links_of_markdown(path):
-    content = path.with_suffix(".md").read_text(encoding="utf-8")
+    content = path.read_text(encoding="utf-8")
     for block, inline in re.findall(r"```math\n(.*?)```|\$`(.*?)`\$", content, flags=re.S):
         assert "|" not in block + inline  # a bar breaks tables
     prose = re.sub(r"^ *```.*?^ *```$|`[^`\n]*`", "code", content, flags=re.S | re.M)
@@ -363,9 +371,11 @@ def test_images_and_links_of_markdown(path):
     for alt, src in re.findall(r"!\[(.*?)\]\(([^)\s]+)", prose):
         assert alt and (path.parent / src).exists(), src
     for target in re.findall(r"(?<!!)\[[^\]]+\]\(([^)\s]+)\)", prose):
-        file = target.partition("#")[0]
-        if file and not re.match("https?:", file):
-            assert (path.parent / file).resolve().exists(), target
+        if not re.match("https?:", target):
+            file, _, anchor = target.partition("#")
+            there = (path.parent / file).resolve() if file else path
+            assert there.exists(), target
+            assert not anchor or anchor in anchors(there.read_text(encoding="utf-8")), target
 
 
 @each_page

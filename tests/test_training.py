@@ -317,6 +317,16 @@ def test_stop_while_the_first_figures_are_drawn(
     assert len(fit(tiny_config(), tmp_path / "run").history) == 3
 
 
+def test_stop_while_images_are_read(tiny_data, tiny_config, tmp_path, no_figures, monkeypatch):
+    mend = stop_in_epoch(monkeypatch, 2, press_stop)
+    fit(tiny_config(), tmp_path / "run")
+    mend()
+    monkeypatch.setattr(vae_utils, "get_dataloaders", lambda *args: press_stop())
+    assert len(fit(tiny_config(), tmp_path / "run").history) == 1
+    with pytest.raises(KeyboardInterrupt):  # there is no run yet
+        fit(tiny_config(), tmp_path / "fresh")
+
+
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_unfinished_folder_of_another_config(tiny_data, tiny_config, tmp_path, monkeypatch, epoch):
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
@@ -566,6 +576,17 @@ def test_best_checkpoint_is_damaged_but_not_the_last(half_way):
     truncate(folder / "best.pt", None)
     fit(config, folder)
     assert_same(contents(folder), contents(unbroken))
+
+
+@pytest.mark.parametrize("damage", [truncate, lambda path, tmp_path: path.unlink()])
+def test_best_checkpoint_is_lost_and_the_run_finished(half_way, damage):
+    config, folder, _ = half_way
+    last = torch.load(folder / "last.pt", weights_only=True)
+    damage(folder / "best.pt", None)
+    with pytest.warns(UserWarning, match=r"best\.pt.* The model is that of the last epoch"):
+        run = fit(config, folder)
+    assert_same(run.model.state_dict(), last["model"])
+    assert run.history == last["history"]
 
 
 @pytest.mark.parametrize("text", ["", "epoch,loss\n1,0\n", "\x00\x01", "1;2;3\n" * 500])

@@ -12,6 +12,7 @@ import torch
 from torch import distributions
 
 import vae_utils
+from muon import orthogonal
 from vae_utils import (
     PRESETS,
     Autoencoder,
@@ -147,12 +148,15 @@ BAD = [
     ("hidden", (), "whole numbers above 0"),
     ("hidden", (512, 0), "whole numbers above 0"),
     ("hidden", 512, "whole numbers above 0"),
+    ("hidden", (512, 20_000), "at most 10,000"),
     ("name", "", "letters, digits"),
     ("name", "a/b", "letters, digits"),
     ("name", "..", "letters, digits"),
     ("name", 5, "letters, digits"),
     ("binarize", "no", "False or True"),
     ("variational", None, "False or True"),
+    ("variational", 1, "False or True"),
+    ("activation", np.str_("relu"), "relu or silu or gelu"),
 ]
 
 
@@ -281,7 +285,7 @@ def test_orthogonal_keeps_directions_and_evens_out_lengths(shape):
     torch.manual_seed(0)
     u, s, vt = torch.linalg.svd(torch.randn(shape), full_matrices=False)
     s = torch.linspace(10, 0.5, len(s))
-    middle = u.T @ vae_utils.orthogonal(u @ s.diag() @ vt) @ vt.T  # diagonal: same u and v
+    middle = u.T @ orthogonal(u @ s.diag() @ vt) @ vt.T  # diagonal: same u and v
     lengths = middle.diag()
     assert lengths.min() > 0.6 and lengths.max() < 1.25
     torch.testing.assert_close(middle, lengths.diag(), atol=1e-4, rtol=0)
@@ -299,7 +303,7 @@ def test_muon_moves_a_weight_by_orthogonal_and_the_rest_as_adamw():
         optimizer.step()
     muon, adamw = (dict(model.named_parameters()) for model in models)
     # The first momentum points along the gradient; steps are 0.2 · lr · sqrt(784) long.
-    moved = before.cpu() - 0.002 * 28 * vae_utils.orthogonal(gradient)
+    moved = before.cpu() - 0.002 * 28 * orthogonal(gradient)
     torch.testing.assert_close(muon["encoder.body.1.weight"].detach().cpu(), moved)
     same = {name for name in muon if muon[name].equal(adamw[name])}
     assert muon.keys() - same == {"encoder.body.1.weight", "decoder.body.2.weight"}
