@@ -181,14 +181,14 @@ def draw_run(model, val, history):
         f"{stem}_c_samples.png": tile(samples, 8),
         f"{stem}_d_latent2d.png": cloud,
     }
-    if not history:
-        return {name: _png(picture) for name, picture in pictures.items()}
-    pictures = {"history.png": plot_history(history)} | pictures
-    lines = [f"# {config.name}", "", "| setting | value |", "|---|---|"]
-    lines += [f"| {field} | {value} |" for field, value in vars(config).items()]
-    lines += ["", "Losses in nats per image, with a sampled z.", ""]
-    lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
-    lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
-    lines += [f"\n![{name.removesuffix('.png')}]({name})" for name in pictures]
-    report = {"report.md": "\n".join([*lines, ""]).encode()}
+    report = {}
+    if history:
+        pictures = {"history.png": plot_history(history)} | pictures
+        lines = [f"# {config.name}", "", "| setting | value |", "|---|---|"]
+        lines += [f"| {field} | {value} |" for field, value in vars(config).items()]
+        lines += ["", "Losses in nats per image, with a sampled z.", ""]
+        lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
+        lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
+        lines += [f"\n![{name.removesuffix('.png')}]({name})" for name in pictures]
+        report["report.md"] = "\n".join([*lines, ""]).encode()
     return report | {name: _png(picture) for name, picture in pictures.items()}

@@ -53,16 +53,18 @@ NETWORKS = {
 }
 REPORT_A = 147.87  # test loss of report A: conv-2d, 10 epochs of the ordinary way
 SHORT = replace(PRESETS["best-2d"], epochs=3)  # ours for the same loss
-FIRST_BIAS = {"torch's own first bias": ({}, {"from_mean": False})}
-BETAS = {"betas 0.9 and 0.999": ({}, {"betas": (0.9, 0.999)})}
-PARTS = {  # ours without one part: changes to the Config, arguments of ours()
+RECIPES = {name: recipe for name, (_, recipe) in NETWORKS.items()} | {"report-a": SHORT}
+START = {
+    "torch's own first bias": ({}, {"from_mean": False}),
+    "betas 0.9 and 0.999": ({}, {"betas": (0.9, 0.999)}),
+}
+PARTS = {  # by recipe, ours without one part: changes to the Config, arguments of ours()
     "mlp-2d": {
         "float32 instead of bfloat16": ({"precision": "float32"}, {}),
         "constant rate of 1e-3": ({"schedule": "constant", "lr": 1e-3}, {}),
-    }
-    | FIRST_BIAS
-    | BETAS,
-    "best-2d": FIRST_BIAS | BETAS,
+        **START,
+    },
+    "report-a": START,
     "conv-2d": {"AdamW instead of Muon": ({"optimizer": "adamw"}, {})},
 }
 
@@ -179,12 +181,11 @@ def measure(name, repeats):
         seconds, _, loss = medians(ours, SHORT)
         return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": SHORT.epochs}
     if name == "parts":
-        for network, parts in PARTS.items():
-            recipe = SHORT if network == "best-2d" else NETWORKS[network][1]
-            result[network] = {}
+        for key, parts in PARTS.items():
+            result[key] = {}
             for part, (changes, arguments) in parts.items():
-                seconds, _, loss = medians(ours, replace(recipe, **changes), **arguments)
-                result[network][part] = {"ours_s": seconds, "ours_loss": loss}
+                seconds, _, loss = medians(ours, replace(RECIPES[key], **changes), **arguments)
+                result[key][part] = {"ours_s": seconds, "ours_loss": loss}
         return result
     epochs, recipe = NETWORKS[name]
     seconds, epoch_s, loss = medians(ordinary, recipe, epochs)
@@ -240,15 +241,14 @@ def write_results(results):
             f"`conv-2d`, which take {conv:.0f} s here. `best-2d` cut to {r['ours_epochs']} epochs "
             f"ends at {r['ours_loss']:.2f} in {r['ours_s']:.1f} s: {faster}.",
         ]
-    if {*NETWORKS, "report-a", "parts"} <= results.keys():
+    if {*RECIPES, "parts"} <= results.keys():
         lines += ["", "What each part gives: our way, with one part taken away."]
         lines += ["", "| network | epochs | | loss | s |", "|---|---|---|---|---|"]
-        for name, parts in PARTS.items():
-            whole = results["report-a" if name == "best-2d" else name]
-            rows = {"nothing taken away": whole} | {p: results["parts"][name][p] for p in parts}
+        for key in PARTS:
+            rows = {"nothing taken away": results[key]} | results["parts"][key]
             lines += [
-                f"| {name} | {whole['ours_epochs']} | {part} | {r['ours_loss']:.2f} "
-                f"| {r['ours_s']:.0f} |"
+                f"| {RECIPES[key].name} | {results[key]['ours_epochs']} | {part} "
+                f"| {r['ours_loss']:.2f} | {r['ours_s']:.0f} |"
                 for part, r in rows.items()
             ]
     machines = sorted({r["machine"] for r in results.values()})
@@ -260,7 +260,7 @@ def write_results(results):
 
 
 def main():
-    names = [*NETWORKS, "report-a", "parts"]
+    names = [*RECIPES, "parts"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="keep the others")
