@@ -5,143 +5,128 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
-What is not about VAEs lives beside it: data_files.py fetches the images, figures.py draws (its
-names can be imported from here), muon.py is an optimizer.
+Beside it lie vae_data.py, which fetches the images, vae_runs.py, which keeps a run on disk, and
+vae_figures.py, which draws.
 """
 
+import os
+import signal
 import sys
 
-
-def _refuse(kind, message):
-    """Raise an error at import; from the shell the message is all that is shown."""
-    raise (SystemExit if __name__ == "__main__" else kind)(message)
-
-
 if sys.version_info < (3, 11):
-    _old = "Python %d.%d is too old for this course: install Python 3.11 or newer and run it again."
-    _refuse(ImportError, _old % sys.version_info[:2])
+    found = ".".join(map(str, sys.version_info[:2]))
+    sys.exit(f"Python {found} is too old: this course needs Python 3.11 or newer.")
+
+
+def stopped(*_):
+    os.write(2, b"stopped before the first step\n")
+    os._exit(130)
+
+
+if __name__ == "__main__":  # Ctrl-C during the seconds that the imports below take
+    signal.signal(signal.SIGINT, stopped)
 
 import argparse
-import contextlib
 import dataclasses
 import gc
-import inspect
-import io
 import itertools
 import json
 import math
-import os
+import numbers
 import re
 import time
-import warnings
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
+from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import train_test_split
 from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from data_files import CLASS_NAMES, get_files  # noqa: F401
-from figures import (  # noqa: F401
-    COLORS,
-    draw_run,
-    interpolate,
-    plot_history,
-    plot_latent,
-    plot_manifold,
-    plot_reconstructions,
-    show,
-    show_grid,
-    show_source,
-    tile,
-)
-from muon import Muon
-
-try:
-    import torchvision
-    from torchvision.transforms import v2
-except (ImportError, RuntimeError) as error:  # "operator torchvision::nms does not exist"
-    _refuse(
-        ImportError,
-        f"torchvision does not fit torch {torch.__version__} ({error}): install both from one "
-        "index, pip install --force-reinstall torch torchvision, and restart.",
-    )
+from vae_data import CLASS_NAMES, get_files
+from vae_figures import draw_run
+from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
 
 # ------------------------------------------------------------------------------ configuration
 
 ROOT = Path(__file__).resolve().parent
 FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs: for tests
-DATASET = os.environ.get("VAE_DATASET", "mnist")
+DATASET = os.environ.get("VAE_DATASET") or "mnist"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.deterministic = True  # same numbers each time on a GPU too
-
-CHOICES = {"dataset": ("mnist", "fashion"), "architecture": ("mlp", "conv")}
-CHOICES |= {"activation": ("relu", "silu", "gelu"), "recon_loss": ("bce", "mse", "cb")}
-CHOICES |= {"schedule": ("one-cycle", "constant"), "precision": ("auto", "float32", "bfloat16")}
-CHOICES |= {"optimizer": ("adamw", "muon")}
-CHOICES |= {"variational": (False, True), "binarize": (False, True)}
-if DATASET not in CHOICES["dataset"]:
-    _refuse(ValueError, f"VAE_DATASET={DATASET!r} is not known: choose mnist or fashion.")
-LIMITS = {"val_fraction": (0.01, 0.9), "seed": (0, 2**31), "latent_dim": (1, 784)}
-LIMITS |= {"beta": (0.0, 1000.0), "warmup_epochs": (0, 10_000), "shift": (0, 8)}
-LIMITS |= {"epochs": (1, 10_000), "batch_size": (1, 60_000), "lr": (1e-9, 10.0)}
+if DATASET not in CLASS_NAMES:
+    sys.exit(f"VAE_DATASET={DATASET!r} is not known: choose mnist or fashion.")
 
 
-def _check_choice(field, value):
-    if value not in CHOICES[field] or type(value) is not type(CHOICES[field][0]):
-        known = " or ".join(map(str, CHOICES[field]))
-        raise ValueError(f"{field}={value!r} is not known: choose {known}.")
+def option(default, help, choices=None, low=None, high=None):
+    """A setting, described once: Config's check, the shell and notebook 03 read it from here."""
+    about = {"help": help, "choices": choices, "low": low, "high": high}
+    return dataclasses.field(default=default, metadata=about)
+
+
+def _plain(name, value, kind, about):
+    """``value`` as a plain Python ``kind`` (NumPy's numbers too). ValueError if not allowed."""
+    family = {bool: (bool, np.bool_), int: numbers.Integral, float: numbers.Real, str: str}[kind]
+    fits = isinstance(value, family) and (kind is bool or not isinstance(value, bool))
+    if about["choices"]:
+        if not fits or value not in about["choices"]:
+            known = " or ".join(map(str, about["choices"]))
+            raise ValueError(f"{name}={value!r} is not known: choose {known}.")
+    elif kind is str:
+        if not fits or not re.fullmatch(r"\w[\w.-]*", value):
+            raise ValueError(f"{name}={value!r} must be made of letters, digits, '.', '_', '-'.")
+    elif not fits or not about["low"] <= value <= about["high"]:
+        what = "a whole number" if kind is int else "a number"
+        limits = f"from {about['low']:,} to {about['high']:,}"
+        raise ValueError(f"{name}={value!r} must be {what} {limits}.")
+    return kind(value)
 
 
 @dataclasses.dataclass(frozen=True)
 class Config:
     """Everything that decides a run. Raises ValueError, naming the field, for a bad value."""
 
-    name: str = "demo"  # name of the run and of its folder under outputs/
-    dataset: str = DATASET  # mnist or fashion
-    val_fraction: float = 0.1  # share of the 60,000 training images kept for validation
-    seed: int = 0  # of the split, the start weights, the batch order and the noise
-    architecture: str = "mlp"  # mlp or conv
-    hidden: tuple[int, ...] = (512, 512)  # mlp: widths of the encoder; the decoder mirrors them
-    latent_dim: int = 2  # size of a code z
-    activation: str = "relu"  # relu, silu or gelu
-    variational: bool = True  # no: a plain autoencoder, z = mu (needs beta 0)
-    recon_loss: str = "bce"  # bce, mse or cb (continuous Bernoulli)
-    beta: float = 1.0  # weight of the KL term; 1 is the ELBO
-    warmup_epochs: int = 0  # beta grows to its value over so many epochs
-    binarize: bool = False  # draw black-or-white images from the grey ones, anew each time
-    shift: int = 0  # move each training batch by up to so many pixels
-    epochs: int = 10  # passes over the training images
-    batch_size: int = 128  # images a step
-    lr: float = 1e-3  # (highest) learning rate
-    schedule: str = "one-cycle"  # one-cycle (up, then down to 0) or constant
-    optimizer: str = "adamw"  # adamw or muon
-    precision: str = "auto"  # auto takes bfloat16 where the hardware has it
+    name: str = option("demo", "name of the run and of its folder under outputs/")
+    dataset: str = option(DATASET, "which images", tuple(CLASS_NAMES))
+    val_fraction: float = option(0.1, "share of images kept for validation", None, 0.01, 0.9)
+    seed: int = option(0, "of split, start weights, order and noise", None, 0, 2**31)
+    architecture: str = option("mlp", "kind of layers", ("mlp", "residual", "conv"))
+    hidden: tuple[int, ...] = option((512, 512), "encoder's widths, mirrored", None, 1, 10_000)
+    latent_dim: int = option(2, "size of a code z", None, 1, 784)
+    activation: str = option("relu", "between layers", ("relu", "silu", "gelu"))
+    variational: bool = option(True, "no: a plain autoencoder, with beta 0", (False, True))
+    recon_loss: str = option("bce", "cb: continuous Bernoulli", ("bce", "mse", "cb"))
+    beta: float = option(1.0, "weight of the KL term; 1 is the ELBO", None, 0, 1000)
+    warmup_epochs: int = option(0, "beta grows to its value over so many", None, 0, 10_000)
+    binarize: bool = option(False, "images drawn black or white, anew each time", (False, True))
+    shift: int = option(0, "move training batches by up to so many pixels", None, 0, 8)
+    epochs: int = option(10, "passes over the training images", None, 1, 10_000)
+    batch_size: int = option(128, "images a step", None, 1, 60_000)
+    lr: float = option(1e-3, "(highest) learning rate", None, 1e-9, 10)
+    schedule: str = option("one-cycle", "of the learning rate", ("one-cycle", "constant"))
+    optimizer: str = option("adamw", "how a gradient becomes a step", ("adamw", "muon"))
+    precision: str = option("auto", "auto: what pays here", ("auto", "float32", "bfloat16"))
 
     def __post_init__(self):
-        for field in CHOICES:
-            _check_choice(field, getattr(self, field))
-        for field, (low, high) in LIMITS.items():
-            value, whole = getattr(self, field), isinstance(low, int)
-            types = (int,) if whole else (int, float)
-            if type(value) not in types or not low <= value <= high:
-                kind = "a whole number" if whole else "a number"
-                raise ValueError(f"{field}={value!r} must be {kind} from {low} to {high}.")
-        widths = self.hidden if isinstance(self.hidden, (tuple, list)) else ()
-        if not widths or any(type(n) is not int or not 0 < n <= 10_000 for n in widths):
-            known = "one or more whole numbers above 0, at most 10,000"
-            raise ValueError(f"hidden={self.hidden!r} must be {known}.")
-        if type(self.name) is not str or not re.fullmatch(r"\w[\w.-]*", self.name):
-            raise ValueError(f"name={self.name!r} must be made of letters, digits, '.', '_', '-'.")
+        for field in dataclasses.fields(self):
+            value, kind = getattr(self, field.name), type(field.default)
+            if kind is not tuple:
+                value = _plain(field.name, value, kind, field.metadata)
+            elif isinstance(value, (tuple, list)) and value:
+                value = tuple(_plain(field.name, one, int, field.metadata) for one in value)
+            else:
+                raise ValueError(f"{field.name}={value!r} must be one or more whole numbers.")
+            object.__setattr__(self, field.name, value)
         if not self.variational and self.beta != 0:
             raise ValueError(f"beta={self.beta} must be 0 when variational is False: no KL there.")
-        object.__setattr__(self, "hidden", tuple(widths))
-        if FAST:
-            object.__setattr__(self, "epochs", min(self.epochs, 2))
+
+    def replace(self, **changes):
+        """The same settings with some changed: PRESETS["best-2d"].replace(name="b4", beta=4)."""
+        return dataclasses.replace(self, **changes)
 
 
 PRESETS = (
@@ -154,33 +139,19 @@ PRESETS = (
 PRESETS = {config.name: config for config in PRESETS}
 
 
-def get_preset(name, /, **changes):
-    """The Config ``name`` of PRESETS, some fields changed. ValueError for an unknown name."""
-    if name not in PRESETS:
-        raise ValueError(f"preset {name!r} is not known: choose {' or '.join(PRESETS)}.")
-    return dataclasses.replace(PRESETS[name], **changes)
-
-
 def outputs_dir(dataset=DATASET):
     """Where runs are kept: outputs/<dataset>, moved by VAE_OUT_DIR; FAST runs stay apart."""
-    base = Path(os.environ.get("VAE_OUT_DIR", ROOT / "outputs"))
+    base = Path(os.environ.get("VAE_OUT_DIR") or ROOT / "outputs")
     return base / ("fast" if FAST else "") / dataset
-
-
-def describe_machine():
-    """One line for the top of a notebook: versions, device, threads."""
-    device = torch.cuda.get_device_name() if DEVICE.type == "cuda" else "CPU"
-    python, threads = sys.version.split()[0], torch.get_num_threads()
-    versions = f"torch {torch.__version__} · torchvision {torchvision.__version__}"
-    return f"Python {python} · {versions} · {device}, threads: {threads}"
 
 
 # ------------------------------------------------------------------------------ data (01_data)
 
 
-def read_files(name, data_dir):
+def read_files(name, data_dir=None):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
-    _check_choice("dataset", name)
+    if name not in CLASS_NAMES:
+        raise ValueError(f"dataset={name!r} is not known: choose {' or '.join(CLASS_NAMES)}.")
     raw = get_files(name, data_dir)
     for prefix, few in (("train", 1500), ("t10k", 500)):
         images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
@@ -207,6 +178,10 @@ class Batches:
     """
 
     def __init__(self, images, labels, batch_size, shuffle=False):
+        if batch_size < 1 or len(images) < 1:
+            raise ValueError(
+                f"{len(images)} images in batches of {batch_size}: both must be 1 or more."
+            )
         self.images, self.labels = images, labels
         self.batch_size, self.shuffle = batch_size, shuffle
 
@@ -220,13 +195,13 @@ class Batches:
             yield self.images[index], self.labels[index]
 
 
-def get_dataloaders(config, data_dir=None):
+def get_dataloaders(config):
     """Train, validation and test Batches for a Config. Explained in 01_data.
 
     The split is seeded and stratified: each class has the same share in train and validation.
     Only train is shuffled; validation and test come in batches of 500.
     """
-    (images, labels), test = read_files(config.dataset, data_dir)
+    (images, labels), test = read_files(config.dataset)
     kept, held_out = train_test_split(
         np.arange(len(labels)),
         test_size=round(config.val_fraction * len(labels)),
@@ -243,11 +218,25 @@ def get_dataloaders(config, data_dir=None):
 ACTIVATIONS = {"relu": nn.ReLU, "silu": nn.SiLU, "gelu": nn.GELU}
 
 
-def _mlp(widths, activation):
+class Residual(nn.Module):
+    """x + act(W x + b), ``(B, width)`` to the same: the layer adds to x instead of replacing it."""
+
+    def __init__(self, width, act):
+        super().__init__()
+        self.linear, self.act = nn.Linear(width, width), act()
+
+    def forward(self, x):
+        return x + self.act(self.linear(x))
+
+
+def dense_layers(widths, act, residual=False):
     """Linear layers of the given widths, each followed by the activation."""
     layers = []
     for fan_in, fan_out in itertools.pairwise(widths):
-        layers += [nn.Linear(fan_in, fan_out), activation()]
+        if residual and fan_in == fan_out:
+            layers.append(Residual(fan_in, act))
+        else:
+            layers += [nn.Linear(fan_in, fan_out), act()]
     return layers
 
 
@@ -257,10 +246,7 @@ class Encoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         act = ACTIVATIONS[config.activation]
-        if config.architecture == "mlp":
-            self.body = nn.Sequential(nn.Flatten(), *_mlp((784, *config.hidden), act))
-            width = config.hidden[-1]
-        else:
+        if config.architecture == "conv":
             self.body = nn.Sequential(
                 nn.Conv2d(1, 32, 4, stride=2, padding=1), act(),  # (B, 32, 14, 14)
                 nn.Conv2d(32, 64, 4, stride=2, padding=1), act(),  # (B, 64, 7, 7)
@@ -268,6 +254,10 @@ class Encoder(nn.Module):
                 nn.Flatten(),  # (B, 6272)
             )  # fmt: skip
             width = 128 * 7 * 7
+        else:
+            layers = dense_layers((784, *config.hidden), act, config.architecture == "residual")
+            self.body = nn.Sequential(nn.Flatten(), *layers)  # (B, 784) to (B, hidden[-1])
+            width = config.hidden[-1]
         self.mu = nn.Linear(width, config.latent_dim)
         self.logvar = nn.Linear(width, config.latent_dim)
 
@@ -282,12 +272,7 @@ class Decoder(nn.Module):
     def __init__(self, config):
         super().__init__()
         act = ACTIVATIONS[config.activation]
-        if config.architecture == "mlp":
-            widths = (config.latent_dim, *reversed(config.hidden))
-            self.body = nn.Sequential(
-                *_mlp(widths, act), nn.Linear(widths[-1], 784), nn.Unflatten(1, (1, 28, 28))
-            )
-        else:
+        if config.architecture == "conv":
             self.body = nn.Sequential(
                 nn.Linear(config.latent_dim, 128 * 7 * 7), act(),
                 nn.Unflatten(1, (128, 7, 7)),  # (B, 128, 7, 7)
@@ -295,15 +280,14 @@ class Decoder(nn.Module):
                 nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1), act(),  # (B, 32, 28, 28)
                 nn.Conv2d(32, 1, 3, stride=1, padding=1),  # (B, 1, 28, 28)
             )  # fmt: skip
+        else:
+            widths = (config.latent_dim, *reversed(config.hidden))
+            layers = dense_layers(widths, act, config.architecture == "residual")
+            last = nn.Linear(widths[-1], 784), nn.Unflatten(1, (1, 28, 28))  # (B, 1, 28, 28)
+            self.body = nn.Sequential(*layers, *last)
 
     def forward(self, z):
         return self.body(z)
-
-    @torch.no_grad()
-    def start_from(self, mean):
-        """Set the last bias so that training starts from the mean image ``(1, 28, 28)``."""
-        bias = next(layer.bias for layer in reversed(self.body) if hasattr(layer, "bias"))
-        bias.copy_(torch.logit(mean, 1e-3).reshape(len(bias), -1).mean(1))
 
 
 class VAE(nn.Module):
@@ -316,23 +300,22 @@ class VAE(nn.Module):
         self.decoder = Decoder(config)
 
     def encode(self, x):
-        """Images ``(B, 1, 28, 28)`` to mu and log sigma², each ``(B, latent_dim)`` float32."""
-        mu, logvar = self.encoder(x)
-        return mu.float(), logvar.float()
+        """Images ``(B, 1, 28, 28)`` to mu and log sigma², each ``(B, latent_dim)``."""
+        return self.encoder(x)
 
-    def reparameterize(self, mu, logvar, generator=None):
+    def reparameterize(self, mu, logvar):
         """z = mu + sigma · eps with eps ~ N(0, I), so that gradients reach mu and sigma."""
-        eps = torch.randn(mu.shape, generator=generator, device=mu.device)
+        eps = torch.randn(mu.shape, device=mu.device)
         return mu + torch.exp(0.5 * logvar) * eps
 
     def decode(self, z):
-        """Codes ``(B, latent_dim)`` to logits ``(B, 1, 28, 28)`` float32."""
-        return self.decoder(z).float()
+        """Codes ``(B, latent_dim)`` to logits ``(B, 1, 28, 28)``."""
+        return self.decoder(z)
 
-    def forward(self, x, generator=None):
+    def forward(self, x):
         """Images to (logits, mu, logvar), with one sampled code per image."""
         mu, logvar = self.encode(x)
-        return self.decode(self.reparameterize(mu, logvar, generator)), mu, logvar
+        return self.decode(self.reparameterize(mu, logvar)), mu, logvar
 
     @torch.no_grad()
     def reconstruct(self, x):
@@ -340,26 +323,28 @@ class VAE(nn.Module):
         return torch.sigmoid(self.decode(self.encode(x)[0]))
 
     @torch.no_grad()
-    def sample(self, n, generator=None):
+    def sample(self, n):
         """n images in [0, 1] decoded from codes of the prior N(0, I)."""
-        device = next(self.parameters()).device
-        z = torch.randn(n, self.config.latent_dim, generator=generator, device=device)
+        z = torch.randn(n, self.config.latent_dim, device=next(self.parameters()).device)
         return torch.sigmoid(self.decode(z))
 
 
 class Autoencoder(VAE):
     """The same networks without noise: z = mu. Its config has beta 0, so there is no KL."""
 
-    def reparameterize(self, mu, logvar, generator=None):
+    def reparameterize(self, mu, logvar):
         return mu
 
 
-def build_model(config, mean_image=None):
-    """The VAE, or the Autoencoder, of a Config, decoding to ``mean_image`` at first if given."""
-    model = (VAE if config.variational else Autoencoder)(config).to(DEVICE)
-    if mean_image is not None:
-        model.decoder.start_from(mean_image)
-    return model
+def build_model(config):
+    """The VAE, or the Autoencoder, that a Config asks for."""
+    return (VAE if config.variational else Autoencoder)(config).to(DEVICE)
+
+
+def start_from_mean(model, mean):
+    """Set the decoder's last bias so that it draws the mean image ``(1, 28, 28)`` at first."""
+    bias = [weight for name, weight in model.decoder.named_parameters() if "bias" in name][-1]
+    bias.data = torch.logit(mean, 1e-3).reshape(len(bias), -1).mean(1)
 
 
 # ------------------------------------------------------------------------- objective (02_model)
@@ -371,23 +356,35 @@ def reconstruction_loss(logits, x, kind="bce"):
     With p = sigmoid(logits) and images x of the same shape in [0, 1]: "bce" is the cross-entropy
     -[x log p + (1-x) log(1-p)]; "mse" the squared error (p - x)², a Gaussian of variance 1/2 up to
     a constant; "cb" the continuous Bernoulli (Loaiza-Ganem & Cunningham 2019), bce minus its
-    log-normaliser. Raises ValueError for another kind.
+    log-normaliser. Raises ValueError for another kind, other shapes, or pixels outside [0, 1].
     """
-    _check_choice("recon_loss", kind)
+    if logits.shape != x.shape:
+        raise ValueError(f"logits {tuple(logits.shape)} and images {tuple(x.shape)} must be alike.")
+    if not (x.numel() and x.min() >= 0 and x.max() <= 1):  # NaN fails too
+        raise ValueError("images must be one or more, with pixels in [0, 1]: divide bytes by 255.")
     if kind == "mse":
-        per_pixel = (torch.sigmoid(logits) - x) ** 2
-    else:
-        per_pixel = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
-    if kind == "cb":  # log C = log(l / tanh(l/2)), and log 2 + l²/12 near l = 0
-        size = logits.abs()
-        far = size.clamp(min=0.05)
-        log_c = (far / torch.tanh(far / 2)).log()
-        per_pixel = per_pixel - torch.where(size < 0.05, math.log(2) + size**2 / 12, log_c)
+        return ((torch.sigmoid(logits) - x) ** 2).flatten(1).sum(1)
+    per_pixel = F.binary_cross_entropy_with_logits(logits, x, reduction="none")
+    if kind == "cb":
+        per_pixel = per_pixel - cb_log_normaliser(logits)
+    elif kind != "bce":
+        raise ValueError(f"kind={kind!r} is not known: choose bce or mse or cb.")
     return per_pixel.flatten(1).sum(1)
+
+
+def cb_log_normaliser(logits):
+    """log C of the continuous Bernoulli: log(l / tanh(l/2)), and log 2 + l²/12 near l = 0."""
+    size = logits.abs()
+    far = size.clamp(min=0.05)
+    exact = (far / torch.tanh(far / 2)).log()
+    return torch.where(size < 0.05, math.log(2) + size**2 / 12, exact)
 
 
 def kl_divergence(mu, logvar):
     """KL( N(mu, sigma²) || N(0, I) ) per image, ``(B,)`` nats, summed over latent dimensions."""
+    if mu.shape != logvar.shape or mu.ndim != 2:
+        shapes = f"{tuple(mu.shape)} and log sigma² {tuple(logvar.shape)}"
+        raise ValueError(f"mu {shapes} must both be (B, latent_dim).")
     return 0.5 * (mu**2 + logvar.exp() - 1 - logvar).sum(1)
 
 
@@ -398,7 +395,7 @@ def elbo(logits, x, mu, logvar, kind="bce", beta=1.0):
     return recon + beta * kl, recon, kl
 
 
-# ------------------------------------------------------------------------ training (03_training)
+# ------------------------------------------------------ training (03_training, 08_under_the_hood)
 
 
 def learning_rate(config, progress):
@@ -424,286 +421,231 @@ def autocast(config):
     return torch.autocast(DEVICE.type, torch.bfloat16, enabled=bf16)
 
 
-def make_optimizer(model):
+def orthogonal(matrix):
+    """About U V^T of a matrix U S V^T: five steps of Jordan's polynomial take S towards 1."""
+    x = matrix / (matrix.norm() + 1e-7)
+    x = x.T if len(x) > x.shape[1] else x  # the short side first
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    return x.T if len(matrix) > matrix.shape[1] else x
+
+
+class Muon(torch.optim.AdamW):
+    """AdamW for biases and thin matrices; others move by orthogonal ones (Jordan et al. 2024).
+
+    With the momentum of a weight, as a matrix, decomposed into U S V^T, the step is about U V^T:
+    every direction moves equally far, rare ones too. Its size is that of AdamW's steps (Liu et al.
+    2025), so that one learning rate suits both.
+    """
+
+    @torch.no_grad()
+    def step(self):
+        for group in self.param_groups:
+            for weight in group["params"]:
+                if (
+                    weight.grad is None
+                    or min(weight.flatten(1).shape if weight.ndim > 1 else (0,)) <= 16
+                ):
+                    continue
+                state = self.state[weight]
+                if not state:  # AdamW looks for its count of steps when it loads a state
+                    state |= {"step": weight.new_zeros(()), "momentum": torch.zeros_like(weight)}
+                momentum = state["momentum"].lerp_(weight.grad, 0.05)
+                move = orthogonal(weight.grad.lerp(momentum, 0.95).flatten(1))
+                size = 0.2 * group["lr"] * max(move.shape) ** 0.5
+                weight.sub_(size * move.view_as(weight))
+                weight.grad = None  # so that AdamW leaves it alone
+        super().step()
+
+
+def make_optimizer(model, config):
     """AdamW or Muon for a model; train_one_epoch sets its learning rate at every step."""
-    kind = {"adamw": torch.optim.AdamW, "muon": Muon}[model.config.optimizer]
+    kind = {"adamw": torch.optim.AdamW, "muon": Muon}[config.optimizer]
     return kind(model.parameters(), betas=(0.9, 0.95), weight_decay=0.0, fused=True)
 
 
-def _diverged(where, lr):
-    return FloatingPointError(
-        f"the loss became NaN or infinite in {where}, at learning rate {lr:.2g}: try a smaller lr, "
-        "or precision='float32', in a new folder; every finished epoch is kept."
-    )
+def augment(x, config):
+    """A training batch, moved by up to config.shift pixels, and black or white if binarize."""
+    if config.shift:  # one random move for the whole batch: a window into the padded images
+        top, left = torch.randint(2 * config.shift + 1, (2,)).tolist()
+        x = F.pad(x, [config.shift] * 4)[..., top : top + 28, left : left + 28]
+    return torch.bernoulli(x) if config.binarize else x
 
 
-def train_one_epoch(model, batches, optimizer, epoch=1, bar=None):
+def train_one_epoch(model, batches, optimizer, config, epoch=1, bar=None):
     """One pass over ``batches``. Explained in 03_training.
 
     ``epoch`` counts from 1 and decides learning rate and beta; ``bar`` is a tqdm bar. Returns
     train_loss, train_recon and train_kl (nats, means over images), beta and lr. Raises
     FloatingPointError, with epoch, step and learning rate, for a loss that is NaN or infinite.
     """
-    config = model.config
     beta = config.beta * min(1.0, epoch / max(1, config.warmup_epochs))
-    shift = v2.RandomCrop(28, padding=config.shift)
-    steps, sums, images, precision = len(batches), [], 0, autocast(config)
+    sums, images = [], 0
     model.train()
     for step, (x, _) in enumerate(batches):
-        lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
+        lr = learning_rate(config, (epoch - 1 + step / len(batches)) / config.epochs)
         optimizer.param_groups[0]["lr"] = lr
-        if config.shift:
-            x = shift(x)  # one random move for the whole batch
-        if config.binarize:
-            x = torch.bernoulli(x)
-        with precision:
-            logits, mu, logvar = model(x)
+        x = augment(x, config)
+        with autocast(config):
+            logits, mu, logvar = (part.float() for part in model(x))
         loss, recon, kl = elbo(logits, x, mu, logvar, config.recon_loss, beta)
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
-        with precision:  # for the matrix products of Muon
+        with autocast(config):  # for the matrix products of Muon
             optimizer.step()
-        sums.append(torch.stack((loss, recon, kl)).detach().sum(1))
+        sums.append(torch.stack((loss, recon, kl)).detach().sum(1))  # stays on the device
         images += len(x)
         if bar is not None:
-            if step % 50 == 0:  # a look at the numbers makes a GPU wait: seldom
-                shown = sums[-1] / len(x)
-                bar.set_postfix_str(f"epoch {epoch}, loss {shown[0]:.1f}, KL {shown[2]:.1f}")
             bar.update()
-    sums = torch.stack(sums).double()
-    bad = (~sums.isfinite().all(1)).nonzero()
-    if len(bad):
-        step = int(bad[0])
-        lr = learning_rate(config, (epoch - 1 + step / steps) / config.epochs)
-        raise _diverged(f"epoch {epoch}, step {step + 1} of {steps}", lr)
-    loss, recon, kl = (sums.sum(0) / images).tolist()
+            if step % 50 == 0:  # a look at the numbers makes a GPU wait: seldom
+                bar.set_postfix_str(f"epoch {epoch}, loss {sums[-1][0] / len(x):.1f}")
+    means = torch.stack(sums).double().sum(0) / images
+    loss, recon, kl = finite(means.tolist(), epoch, config.lr)
     return {"train_loss": loss, "train_recon": recon, "train_kl": kl, "beta": beta, "lr": lr}
 
 
+def finite(losses, epoch, lr):
+    """The losses as they are. FloatingPointError if one is NaN or infinite."""
+    if all(map(math.isfinite, losses)):
+        return losses
+    raise FloatingPointError(
+        f"the loss became NaN or infinite in epoch {epoch}, at a learning rate up to {lr:.2g}: "
+        "try a smaller lr, or precision='float32', in a new folder; every finished epoch is kept."
+    )
+
+
 @torch.no_grad()
-def evaluate(model, batches, seed=0):
-    """Mean loss over ``batches`` with a *sampled* z, in float32. Explained in 04_evaluation.
+def loss_per_image(model, batches, config, seed=0):
+    """Loss, reconstruction and KL of every image, a tensor ``(3, N)`` in nats on the CPU.
+
+    The code is *sampled*, in float32; ``seed`` decides the noise, and torch's own stays as it was.
+    """
+    parts = []
+    model.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        for x, _ in batches:
+            x = torch.bernoulli(x) if config.binarize else x
+            logits, mu, logvar = model(x)
+            parts.append(torch.stack(elbo(logits, x, mu, logvar, config.recon_loss, config.beta)))
+    if not parts:
+        raise ValueError("there is no batch to evaluate.")
+    return torch.cat(parts, 1).double().cpu()
+
+
+def evaluate(model, batches, config, seed=0):
+    """Mean loss over ``batches`` with a *sampled* z. Explained in 03_training.
 
     Returns loss (recon + config.beta · kl), recon and kl in nats per image, loss_per_pixel, and
     loss_se, the standard error of the mean loss over images.
     """
-    config = model.config
-    generator = torch.Generator(DEVICE).manual_seed(seed)
-    model.eval()
-    parts = []
-    for x, _ in batches:
-        if config.binarize:
-            x = torch.bernoulli(x, generator=generator)
-        logits, mu, logvar = model(x, generator)
-        parts.append(torch.stack(elbo(logits, x, mu, logvar, config.recon_loss, config.beta)))
-    per_image = torch.cat(parts, 1).double().cpu()  # (3, N)
+    per_image = loss_per_image(model, batches, config, seed)
     loss, recon, kl = per_image.mean(1).tolist()
     se = (per_image[0].std() / per_image.shape[1] ** 0.5).item()
     return {"loss": loss, "recon": recon, "kl": kl, "loss_per_pixel": loss / 784, "loss_se": se}
 
 
-HISTORY = ["epoch", "train_loss", "train_recon", "train_kl", "val_loss", "val_recon", "val_kl"]
-HISTORY += ["val_loss_per_pixel", "beta", "lr", "seconds"]  # the columns of history.csv
+# ------------------------------------------------------------------------ runs (03_training)
 
 
 @dataclasses.dataclass
 class Run:
     """A trained model with its history (a list of dicts, the rows of history.csv)."""
 
-    model: VAE
+    model: nn.Module
     history: list
     config: Config
     out_dir: Path
 
 
-def write_file(path, data):
-    """Write bytes beside ``path`` and rename: a kill, a crash or a full disk leaves the old file.
-
-    Raises OSError, which names the file, where it cannot be written.
-    """
-    beside = path.with_name(f".{path.name}.{os.getpid()}-{time.time_ns()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_bytes(data)
-        with beside.open("rb+") as file:
-            os.fsync(file.fileno())  # on the disk before it takes the name
-        os.replace(beside, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{path} could not be written ({error.strerror}): free some space or choose another "
-            "folder, and run again; every finished epoch on disk is kept",
-        ) from error
-    finally:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-
-
-def save_figures(model, val, out_dir, history):
-    """Write the pictures of a run, and report.md, into its folder."""
-    for name, data in draw_run(model, val, history).items():
-        write_file(out_dir / name, data)
-
-
-def _save_checkpoint(model, optimizer, history, out_dir):
-    state = {"config": vars(model.config), "epoch": len(history), "history": history}
-    state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict()}
-    state["rng"] = torch.get_rng_state()
-    if DEVICE.type == "cuda":
-        state["cuda_rng"] = torch.cuda.get_rng_state()
-    data = io.BytesIO()
-    torch.save(state, data)
-    rows = [HISTORY, *(row.values() for row in history)]
-    table = "".join(",".join(map(str, row)) + "\n" for row in rows)
-    write_file(out_dir / "history.csv", table.encode())
-    if history and history[-1]["val_loss"] == min(row["val_loss"] for row in history):
-        write_file(out_dir / "best.pt", data.getvalue())
-    write_file(out_dir / "last.pt", data.getvalue())
-
-
-def _read_checkpoint(path, resume=False):
-    """The dict in a checkpoint file, with config, model and, to ``resume``, optimizer as objects.
-
-    Raises ValueError for a damaged or foreign file.
-    """
-    try:
-        state = torch.load(path, map_location=DEVICE, weights_only=True)
-        assert state["epoch"] == len(state["history"])
-        state["config"] = Config(**state["config"])
-        model = build_model(state["config"])
-        model.load_state_dict(state["model"])
-        state["model"] = model.eval()
-        if resume:
-            optimizer = make_optimizer(model)
-            optimizer.load_state_dict(state["optimizer"])
-            state["optimizer"], state["rng"] = optimizer, state["rng"].cpu()
-    except (OSError, MemoryError, torch.OutOfMemoryError):  # this says nothing about what is in it
-        raise
-    except Exception as error:  # whatever is wrong with the file, it is not used
-        message = f"{path} is refused: it is damaged or holds code, or is no run of this course."
-        raise ValueError(message) from error
-    return state
-
-
-def _last_state(out_dir, config):
-    """The newest readable checkpoint of this config in a folder, or None in a fresh folder."""
-    problems = []
-    for path in filter(Path.exists, (out_dir / "last.pt", out_dir / "best.pt")):
-        try:
-            state = _read_checkpoint(path, resume=True)
-        except ValueError as error:
-            problems.append(str(error))
-            continue
-        there, here = vars(state["config"]), vars(config)
-        differ = [f"{k} ({there[k]} there, {here[k]} here)" for k in here if there[k] != here[k]]
-        if differ:
-            raise ValueError(
-                f"{out_dir} holds a run of another config, which differs in {', '.join(differ)}: "
-                "choose another out_dir or name, or delete that folder."
-            )
-        for problem in problems:
-            warnings.warn(f"{problem} Going on from {path.name}.", stacklevel=3)
-        return state
-    if problems:
-        raise ValueError(f"{' '.join(problems)} Delete {out_dir} to train it anew.")
-    return None
-
-
-def fit(config, out_dir=None, data_dir=None, figures=True):
+def fit(config, model=None, out_dir=None, figures=True):
     """Train, or go on training, or return what is finished. Explained in 03_training.
 
-    Every epoch ends with a checkpoint: kill the process at any moment, call ``fit`` again, and it
-    reaches the numbers of an unbroken run bit for bit (same machine, same threads). Ctrl-C returns
-    the run so far. The Run's model is that of the best validation loss; its folder is ``out_dir``,
-    or ``outputs_dir() / config.name``; without ``figures`` it gets no pictures and no report.md.
-    Raises ValueError for a folder with another config or no readable checkpoint,
-    FloatingPointError as train_one_epoch, OSError for missing data or a folder it cannot fill.
+    Trains ``VAE(config)``, or your own ``model``: a module with encode, decode and forward. Every
+    epoch ends with a checkpoint: kill the process at any moment, call ``fit`` again, and it reaches
+    the numbers of an unbroken run bit for bit (same machine, same threads). Ctrl-C returns the run
+    so far. The Run's model is that of the best validation loss; its folder is ``out_dir``, or
+    ``outputs_dir() / config.name``, to which your own model adds six characters that change with
+    its code; without ``figures`` it gets no pictures and no report.md. Raises ValueError for a
+    folder that another process or another run has, FloatingPointError as train_one_epoch, OSError
+    for missing data or a folder that it cannot fill.
     """
-    out_dir = Path(out_dir or outputs_dir(config.dataset) / config.name)
-    state = _last_state(out_dir, config)
-    if state and state["epoch"] == config.epochs:
-        return load_run(out_dir)
-    model, history = (state["model"], state["history"]) if state else (None, [])
+    if not isinstance(config, Config):
+        raise ValueError(f"fit wants a Config, such as PRESETS['best-2d'], not {config!r}.")
+    own = fingerprint(model) if model is not None else ""
+    out_dir = Path(out_dir or outputs_dir(config.dataset) / f"{config.name}-{own}".rstrip("-"))
+    epochs = min(config.epochs, 2) if FAST else config.epochs
+    folder = RunFolder(out_dir, vars(config), {"fast": FAST, "network": own})
+    torch.manual_seed(config.seed)
+    given, model = model, build_model(config) if model is None else model.to(DEVICE)
+    optimizer = make_optimizer(model, config)
+    state = folder.newest(model, optimizer)
+    history = state["history"] if state else []
     try:
-        train, val, _ = get_dataloaders(config, data_dir)
-        torch.manual_seed(config.seed)
-        if state:
-            optimizer = state["optimizer"]
-            torch.set_rng_state(state["rng"])
-            if DEVICE.type == "cuda" and "cuda_rng" in state:
-                torch.cuda.set_rng_state(state["cuda_rng"].cpu())
-        else:
-            model = build_model(config, train.images.mean(0))
-            optimizer = make_optimizer(model)
-        write_file(out_dir / "config.json", json.dumps(vars(config), indent=1).encode())
-        if not history:
-            _save_checkpoint(model, optimizer, history, out_dir)
-            if figures:
-                save_figures(model, val, out_dir, history)
-        done, steps = len(history) * len(train), config.epochs * len(train)
-        with tqdm(desc=config.name, total=steps, initial=done) as bar:
-            for epoch in range(len(history) + 1, config.epochs + 1):
-                start = time.perf_counter()
-                row = {"epoch": epoch} | train_one_epoch(model, train, optimizer, epoch, bar)
-                row |= {f"val_{key}": value for key, value in evaluate(model, val).items()}
-                if not math.isfinite(row["val_loss"]):
-                    raise _diverged(f"epoch {epoch}, last step", row["lr"])
-                row["seconds"] = time.perf_counter() - start
-                history.append({column: row[column] for column in HISTORY})
-                if figures and epoch in (1, 5, 10, config.epochs):
-                    save_figures(model, val, out_dir, history)
-                _save_checkpoint(model, optimizer, history, out_dir)
+        if len(history) < epochs:
+            train, val, _ = get_dataloaders(config)
+            folder.data["images"] = len(train.images)
+            if given is None and not history:
+                start_from_mean(model, train.images.mean(0))
+            with hold(out_dir):
+                state = folder.newest(model, optimizer)  # once more: now nobody else writes here
+                history = folder.go_on(state, model, optimizer)
+                if figures and not history:
+                    folder.write(draw_run(model, val, history, config))
+                done, steps = len(history) * len(train), epochs * len(train)
+                with tqdm(desc=config.name, total=steps, initial=done) as bar:
+                    for epoch in range(len(history) + 1, epochs + 1):
+                        start = time.perf_counter()
+                        row = train_one_epoch(model, train, optimizer, config, epoch, bar)
+                        row |= {f"val_{key}": x for key, x in evaluate(model, val, config).items()}
+                        finite([row["val_loss"]], epoch, row["lr"])
+                        row |= {"epoch": epoch, "seconds": time.perf_counter() - start}
+                        history.append({column: row[column] for column in HISTORY})
+                        if figures and epoch in (1, 5, 10, epochs):
+                            folder.write(draw_run(model, val, history, config))
+                        folder.save(model, optimizer, history)
     except KeyboardInterrupt:
-        if model is None:
+        if not (out_dir / "last.pt").exists():
             raise
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
             return Run(model.eval(), history, config, out_dir)
-    if figures:
-        gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
-    return load_run(out_dir)
+    gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
+    return load_run(out_dir, given)
 
 
-def load_run(out_dir):
+def load_run(out_dir, model=None):
     """The Run kept in a folder: model of the best epoch, history of all.
 
-    If only last.pt can be read, the model is that of the last epoch, and a warning says so. Raises
-    FileNotFoundError where there is no run, ValueError for damaged or foreign checkpoints.
+    ``model`` is your own module, if the run trained one. If only last.pt can be read, the model is
+    that of the last epoch, and a warning says so. Raises FileNotFoundError where there is no run,
+    ValueError for damaged or foreign checkpoints.
     """
-    out_dir, found, problems = Path(out_dir), {}, []
-    for name in ("best.pt", "last.pt"):
-        try:
-            found[name] = _read_checkpoint(out_dir / name)
-        except (ValueError, OSError) as error:
-            problems.append(error)
-    trained = [state for state in found.values() if state["epoch"]]
-    if not trained:
-        if problems and not isinstance(problems[0], FileNotFoundError):
-            raise problems[0]
-        message = f"{out_dir} holds no trained run (best.pt): train one with fit(), from the start."
-        raise FileNotFoundError(message)
-    if "best.pt" not in found:
-        warnings.warn(f"{problems[0]} The model is that of the last epoch.", stacklevel=2)
-    history = max((state["history"] for state in trained), key=len)
-    return Run(trained[0]["model"], history, trained[0]["config"], out_dir)
+    settings, history, weights = read_run(Path(out_dir), vars(Config()))
+    config = Config(**settings)
+    model = build_model(config) if model is None else model.to(DEVICE)
+    load_weights(model, weights, out_dir)
+    return Run(model.eval(), history, config, Path(out_dir))
 
 
 # ----------------------------------------------------------------------- measures (04_evaluation)
 
 
 @torch.no_grad()
-def iwae_bound(model, x, k=50, generator=None):
+def iwae_bound(model, x, k=50, kind="bce"):
     """Importance-weighted bound on -log p(x), ``(B,)`` nats, in the mean tighter with larger k.
 
     -log 1/k sum_i p(x|z_i) p(z_i) / q(z_i|x), z_i ~ q(z|x) (Burda et al. 2016); k = 1 is the
-    negative ELBO. Uses the config's recon_loss. Memory grows with B · k.
+    negative ELBO. Memory grows with B · k.
     """
-    mu, logvar = model.encode(x)
-    mu, logvar = mu.repeat(k, 1), logvar.repeat(k, 1)  # (k * B, latent_dim)
-    z = model.reparameterize(mu, logvar, generator)
+    if k < 1:
+        raise ValueError(f"k={k} codes an image: it must be 1 or more.")
+    mu, logvar = (part.repeat(k, 1) for part in model.encode(x))  # (k * B, latent_dim)
+    z = model.reparameterize(mu, logvar)
     eps = (z - mu) / torch.exp(0.5 * logvar)
     log_ratio = 0.5 * (eps**2 + logvar - z**2).sum(1)  # log p(z) - log q(z|x)
-    recon = reconstruction_loss(model.decode(z), x.repeat(k, 1, 1, 1), model.config.recon_loss)
+    recon = reconstruction_loss(model.decode(z), x.repeat(k, 1, 1, 1), kind)
     return math.log(k) - torch.logsumexp((log_ratio - recon).view(k, len(x)), dim=0)
 
 
@@ -720,8 +662,46 @@ def active_units(mu, threshold=0.01):
     return mu.var(0) > threshold
 
 
+def cross_entropy_floor(x):
+    """Entropy of grey pixels, per image ``(B,)`` in nats: no model's bce can be lower."""
+    return -(torch.xlogy(x, x) + torch.xlogy(1 - x, 1 - x)).flatten(1).sum(1)
+
+
+def most_confused(truth, predicted):
+    """The two classes most often taken for each other, and how often: (a, b, count), a < b."""
+    counts = confusion_matrix(truth, predicted, labels=range(10))
+    both = np.triu(counts + counts.T, k=1)  # without the diagonal, each pair once
+    a, b = np.unravel_index(both.argmax(), both.shape)
+    return int(a), int(b), int(both[a, b])
+
+
+def check(claim, holds):
+    """Print ✓ or ✗ before a claim, in sight of the reader; a FAST run is too small to judge."""
+    mark = "✓" if holds else "✗"
+    print(f"– {claim} (not judged on a fast run)" if FAST else f"{mark} {claim}")
+
+
+def check_answer(answer, right):
+    """Say whether an exercise is answered right: ✓, ✗, or ○ while ``answer`` is still ``...``.
+
+    ``right`` is the right answer, or a function of the answer that says yes or no.
+    """
+    try:
+        if answer is ...:
+            verdict = "○ not answered yet"
+        elif right(answer) if callable(right) else answer == right:
+            verdict = "✓ right"
+        else:
+            verdict = "✗ not yet: try again"
+    except Exception as error:  # an answer may be anything
+        verdict = f"✗ not yet: {type(error).__name__}: {error}"
+    print(verdict)
+
+
 def save_results(chapter, results):
-    """Keep a chapter's numbers, {name: {quantity: number}}, for the report's tables."""
+    """Keep a chapter's numbers, {name: {quantity: number}}, for the report and its marks."""
+    if not re.fullmatch(r"\w+", chapter):
+        raise ValueError(f"chapter={chapter!r} must be made of letters, digits and '_'.")
     text = json.dumps(results, indent=1, default=float)
     write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())
 
@@ -730,7 +710,8 @@ def save_results(chapter, results):
 
 
 def main(argv=None):
-    """``python -m vae_utils``: every field of Config is a flag. Returns the exit status."""
+    """``python -m vae_utils``: every setting is a flag. Returns the exit status."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, fit knows what to do
     matplotlib.use("agg")  # pictures go into files: no window
     parser = argparse.ArgumentParser(
         prog="python -m vae_utils",
@@ -741,28 +722,35 @@ def main(argv=None):
     parser.error = lambda text: parser.exit(2, f"error: {text} (--help lists all flags)\n")
     parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
-    comments = dict(re.findall(r"    (\w+): .*  # (.*)", inspect.getsource(Config)))
     for field in dataclasses.fields(Config):
-        flag = {"help": f"{comments[field.name]} (default: {field.default})"}
+        about = {"help": f"{field.metadata['help']} (default: {field.default})"}
         if isinstance(field.default, bool):
-            flag["action"] = argparse.BooleanOptionalAction
+            about["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
-            flag |= {"type": int, "nargs": "+"}
+            about |= {"type": int, "nargs": "+"}
         else:
-            flag |= {"type": type(field.default), "choices": CHOICES.get(field.name)}
-        parser.add_argument("--" + field.name.replace("_", "-"), **flag)
+            about |= {"type": type(field.default), "choices": field.metadata["choices"]}
+        parser.add_argument("--" + field.name.replace("_", "-"), **about)
     given = vars(parser.parse_args(argv))
-    base, out = PRESETS.get(given.pop("preset", None), Config()), given.pop("out", None)
+    preset, out = given.pop("preset", None), given.pop("out", None)
+    if preset and given and "name" not in given and not out:
+        parser.error(
+            f"the folder {preset} is for the preset as it is: give changes a --name or --out"
+        )
     try:
-        run = fit(dataclasses.replace(base, **given), out)
+        config = PRESETS.get(preset, Config()).replace(**given)
+    except ValueError as error:
+        parser.error(error)
+    try:
+        run = fit(config, out_dir=out)
     except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(2, f"error: {error}\n")
+        parser.exit(1, f"error: {error}\n")
     except KeyboardInterrupt:
         parser.exit(130, "stopped before the first step\n")
     losses = [row["val_loss"] for row in run.history]
     best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
     print(f"{run.out_dir}: {best}")
-    return 0 if len(losses) == run.config.epochs else 130
+    return 0 if len(losses) >= min(run.config.epochs, 2 if FAST else math.inf) else 130
 
 
 if __name__ == "__main__":

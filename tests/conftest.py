@@ -23,7 +23,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 # Tests press Ctrl-C, which a background process ignores unless it is told not to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-import data_files  # noqa: E402
+import vae_data  # noqa: E402
 import vae_utils  # noqa: E402
 
 TINY = {"hidden": (32,), "batch_size": 50, "val_fraction": 0.2, "precision": "float32"}
@@ -55,15 +55,15 @@ def idx_files(n_train=300, n_test=60):
 def tiny_files(monkeypatch):
     """The bytes of a tiny data set, whose digests stand in for those of both real sets."""
     files = idx_files()
-    digests = " ".join(hashlib.md5(files[name]).hexdigest() for name in data_files.DATA_FILES)
-    monkeypatch.setattr(data_files, "MD5", {"mnist": digests, "fashion": digests})
+    digests = " ".join(hashlib.md5(files[name]).hexdigest() for name in vae_data.DATA_FILES)
+    monkeypatch.setattr(vae_data, "MD5", {"mnist": digests, "fashion": digests})
     return files
 
 
 @pytest.fixture
 def tiny_data(tiny_files, tmp_path, monkeypatch):
     """The tiny set in place, as MNIST and as Fashion-MNIST; returns the data folder."""
-    for folder in data_files.DATA_FOLDERS.values():
+    for folder in vae_data.DATA_FOLDERS.values():
         raw = tmp_path / "data" / folder / "raw"
         raw.mkdir(parents=True)
         for name, content in tiny_files.items():

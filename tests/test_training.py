@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import multiprocessing
 import os
 import pickle
@@ -10,13 +11,15 @@ import shutil
 import signal
 import sys
 import tempfile
+import time
+import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
-import data_files
+import vae_data
 import vae_utils
 from vae_utils import fit, load_run
 
@@ -31,7 +34,7 @@ RANDOM = {"latent_dim": 3, "shift": 1, "binarize": True, "warmup_epochs": 2}
 @pytest.fixture
 def no_figures(monkeypatch):
     """Drawing, and tidying up after it, takes most of a tiny run's time."""
-    monkeypatch.setattr(vae_utils, "save_figures", lambda *args: None)
+    monkeypatch.setattr(vae_utils, "draw_run", lambda *args: {})
     monkeypatch.setattr(vae_utils.gc, "collect", lambda: None)
 
 
@@ -66,15 +69,16 @@ def assert_same(one, other, where=""):
 
 def snapshot(folder):
     """Every file with its bytes and its time."""
-    return {p.name: (p.read_bytes(), p.stat().st_mtime_ns) for p in sorted(folder.iterdir())}
+    files = [path for path in sorted(folder.iterdir()) if path.is_file()]
+    return {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in files}
 
 
 def stop_in_epoch(monkeypatch, number, how):
     """Make epoch ``number`` call ``how()`` half-way; the returned function undoes it."""
     whole = vae_utils.train_one_epoch
 
-    def broken(model, batches, optimizer, epoch=1, bar=None):
-        row = whole(model, batches, optimizer, epoch, bar)
+    def broken(model, batches, optimizer, config, epoch=1, bar=None):
+        row = whole(model, batches, optimizer, config, epoch, bar)
         if epoch == number:
             how()
         return row
@@ -91,7 +95,7 @@ def press_stop():
 
 
 def test_run_and_history(tiny_data, tiny_config, tmp_path):
-    run = fit(tiny_config(), tmp_path / "run")
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert all(list(row) == COLUMNS for row in run.history)
     for row in run.history:
@@ -113,7 +117,7 @@ def test_default_folder_is_outputs_data_set_name(tiny_data, tiny_config, tmp_pat
 
 
 def test_load_run_gives_what_fit_gave(tiny_data, tiny_config, tmp_path, no_figures):
-    run = fit(tiny_config(), tmp_path / "run")
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
     loaded = load_run(tmp_path / "run")
     assert_same(loaded.model.state_dict(), run.model.state_dict())
     assert (loaded.history, loaded.config) == (run.history, run.config)
@@ -126,13 +130,13 @@ def test_model_is_that_of_the_best_validation_loss(
 ):
     losses, weights = iter([3.0, 1.0, 2.0]), []
 
-    def prescribed(model, batches, seed=0):
+    def prescribed(model, batches, config, seed=0):
         weights.append({key: tensor.clone() for key, tensor in model.state_dict().items()})
         loss = next(losses)
         return {"loss": loss, "recon": loss, "kl": 0.0, "loss_per_pixel": 0.0, "loss_se": 0.0}
 
     monkeypatch.setattr(vae_utils, "evaluate", prescribed)
-    run = fit(tiny_config(), tmp_path / "run")
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
     assert_same(dict(run.model.state_dict()), weights[1])
     assert len(run.history) == 3
     last = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
@@ -140,12 +144,12 @@ def test_model_is_that_of_the_best_validation_loss(
 
 
 def test_beta_warms_up_and_the_rate_goes_up_and_down(tiny_data, tiny_config, tmp_path, no_figures):
-    run = fit(tiny_config(epochs=4, beta=2.0, warmup_epochs=4, lr=1e-3), tmp_path / "a")
+    run = fit(tiny_config(epochs=4, beta=2.0, warmup_epochs=4, lr=1e-3), out_dir=tmp_path / "a")
     assert [row["beta"] for row in run.history] == [0.5, 1.0, 1.5, 2.0]
     rates = [row["lr"] for row in run.history]
     assert rates == sorted(rates, reverse=True)  # after the first tenth it only falls
     assert 0 < rates[-1] < 2e-5
-    run = fit(tiny_config(epochs=2, lr=1e-3, schedule="constant"), tmp_path / "b")
+    run = fit(tiny_config(epochs=2, lr=1e-3, schedule="constant"), out_dir=tmp_path / "b")
     assert [row["lr"] for row in run.history] == [1e-3, 1e-3]
     one_cycle = tiny_config(lr=1e-3)
     assert vae_utils.learning_rate(one_cycle, 0.0) == pytest.approx(1e-4)
@@ -159,8 +163,11 @@ def test_train_losses_are_means_over_images(tiny_config):
     torch.manual_seed(0)
     model, x = vae_utils.build_model(config), torch.rand(7, 1, 28, 28).to(vae_utils.DEVICE)
     batches = vae_utils.Batches(x, torch.zeros(7).to(x.device), 3)  # 3, 3 and 1
-    row = vae_utils.train_one_epoch(model, batches, torch.optim.SGD(model.parameters(), 1e-9))
-    assert row["train_recon"] == pytest.approx(vae_utils.evaluate(model, batches)["recon"], 1e-5)
+    optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+    row = vae_utils.train_one_epoch(model, batches, optimizer, config)
+    assert row["train_recon"] == pytest.approx(
+        vae_utils.evaluate(model, batches, config)["recon"], 1e-5
+    )
 
 
 def test_augmented_batches(tiny_config, monkeypatch):
@@ -173,8 +180,10 @@ def test_augmented_batches(tiny_config, monkeypatch):
     def inputs(**changes):
         seen.clear()
         torch.manual_seed(0)
-        model = vae_utils.build_model(tiny_config(**changes))
-        vae_utils.train_one_epoch(model, batches, torch.optim.SGD(model.parameters(), 1e-9))
+        config = tiny_config(**changes)
+        model = vae_utils.build_model(config)
+        optimizer = torch.optim.SGD(model.parameters(), 1e-9)
+        vae_utils.train_one_epoch(model, batches, optimizer, config)
         return torch.cat(seen).cpu()
 
     assert inputs().equal(x)
@@ -202,13 +211,13 @@ def test_augmented_batches(tiny_config, monkeypatch):
     ids=str,
 )
 def test_other_settings_learn_too(tiny_data, tiny_config, tmp_path, no_figures, changes):
-    run = fit(tiny_config(lr=3e-3, **changes), tmp_path / "run")
+    run = fit(tiny_config(lr=3e-3, **changes), out_dir=tmp_path / "run")
     assert run.history[-1]["train_recon"] < run.history[0]["train_recon"]
 
 
 @pytest.mark.parametrize("size", [1, 3])
 def test_codes_of_other_sizes_are_drawn_too(tiny_data, tiny_config, tmp_path, size):
-    run = fit(tiny_config(epochs=1, latent_dim=size), tmp_path / "run")
+    run = fit(tiny_config(epochs=1, latent_dim=size), out_dir=tmp_path / "run")
     with Image.open(run.out_dir / "ep001_d_latent2d.png") as picture:
         assert len(set(picture.convert("RGB").getdata())) > 10  # all ten classes
 
@@ -217,9 +226,9 @@ def test_codes_of_other_sizes_are_drawn_too(tiny_data, tiny_config, tmp_path, si
 
 
 def test_same_seed_same_run_bit_for_bit(tiny_data, tiny_config, tmp_path):
-    fit(tiny_config(**RANDOM), tmp_path / "one")
+    fit(tiny_config(**RANDOM), out_dir=tmp_path / "one")
     torch.manual_seed(12345)  # what the reader did before does not matter
-    fit(tiny_config(**RANDOM), tmp_path / "two")
+    fit(tiny_config(**RANDOM), out_dir=tmp_path / "two")
     assert_same(contents(tmp_path / "one"), contents(tmp_path / "two"))
     digests = [  # the pictures too: same images, same noise
         {p.name: hashlib.md5(p.read_bytes()).hexdigest() for p in (tmp_path / run).glob("ep*.png")}
@@ -230,16 +239,16 @@ def test_same_seed_same_run_bit_for_bit(tiny_data, tiny_config, tmp_path):
 
 
 def test_drawing_changes_no_number(tiny_data, tiny_config, tmp_path):
-    fit(tiny_config(**RANDOM), tmp_path / "drawn")
-    fit(tiny_config(**RANDOM), tmp_path / "plain", figures=False)
+    fit(tiny_config(**RANDOM), out_dir=tmp_path / "drawn")
+    fit(tiny_config(**RANDOM), out_dir=tmp_path / "plain", figures=False)
     assert_same(contents(tmp_path / "drawn"), contents(tmp_path / "plain"))
     assert not list((tmp_path / "plain").glob("*.png"))
     assert not (tmp_path / "plain" / "report.md").exists()
 
 
 def test_another_seed_another_run(tiny_data, tiny_config, tmp_path, no_figures):
-    fit(tiny_config(**RANDOM), tmp_path / "one")
-    fit(tiny_config(seed=1, **RANDOM), tmp_path / "three")
+    fit(tiny_config(**RANDOM), out_dir=tmp_path / "one")
+    fit(tiny_config(seed=1, **RANDOM), out_dir=tmp_path / "three")
     one, three = (contents(tmp_path / name)[1]["model"] for name in ("one", "three"))
     assert not one["encoder.mu.weight"].equal(three["encoder.mu.weight"])
 
@@ -247,7 +256,7 @@ def test_another_seed_another_run(tiny_data, tiny_config, tmp_path, no_figures):
 def test_finished_folder_is_returned_at_once(
     tiny_data, tiny_config, tmp_path, no_figures, monkeypatch
 ):
-    run = fit(tiny_config(), tmp_path / "run")
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
     before = snapshot(tmp_path / "run")
 
     def refuse(*args, **kwargs):
@@ -255,17 +264,17 @@ def test_finished_folder_is_returned_at_once(
 
     monkeypatch.setattr(vae_utils, "get_dataloaders", refuse)
     monkeypatch.setattr(vae_utils, "train_one_epoch", refuse)
-    again = fit(tiny_config(), tmp_path / "run")
+    again = fit(tiny_config(), out_dir=tmp_path / "run")
     assert again.history == run.history
     assert_same(again.model.state_dict(), run.model.state_dict())
     assert snapshot(tmp_path / "run") == before
 
 
 def test_folder_of_another_config_is_not_touched(tiny_data, tiny_config, tmp_path, no_figures):
-    fit(tiny_config(), tmp_path / "run")
+    fit(tiny_config(), out_dir=tmp_path / "run")
     before = snapshot(tmp_path / "run")
     with pytest.raises(ValueError) as caught:
-        fit(tiny_config(latent_dim=5, beta=4.0), tmp_path / "run")
+        fit(tiny_config(latent_dim=5, beta=4.0), out_dir=tmp_path / "run")
     message = str(caught.value)
     assert "latent_dim (2 there, 5 here)" in message
     assert "beta (1.0 there, 4.0 here)" in message
@@ -289,13 +298,13 @@ def test_stopped_run_comes_back_and_goes_on_exactly(
     tiny_data, tiny_config, tmp_path, monkeypatch, epoch, changes
 ):
     config = tiny_config(**changes, **RANDOM)
-    fit(config, tmp_path / "unbroken")
+    fit(config, out_dir=tmp_path / "unbroken")
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
-    run = fit(config, tmp_path / "stopped")
+    run = fit(config, out_dir=tmp_path / "stopped")
     assert len(run.history) == epoch - 1
     assert run.model.sample(2).shape == (2, 1, 28, 28)
     mend()
-    run = fit(config, tmp_path / "stopped")
+    run = fit(config, out_dir=tmp_path / "stopped")
     assert len(run.history) == 3
     assert_same(contents(tmp_path / "stopped"), contents(tmp_path / "unbroken"))
 
@@ -304,37 +313,38 @@ def test_stopped_run_comes_back_and_goes_on_exactly(
 def test_stop_while_the_first_figures_are_drawn(
     tiny_data, tiny_config, tmp_path, monkeypatch, epoch
 ):
-    whole = vae_utils.save_figures
+    whole = vae_utils.draw_run
 
-    def stop(model, val, out_dir, history):
+    def stop(model, val, history, config):
         if len(history) == epoch:
             press_stop()
+        return {}
 
-    monkeypatch.setattr(vae_utils, "save_figures", stop)
-    run = fit(tiny_config(), tmp_path / "run")
+    monkeypatch.setattr(vae_utils, "draw_run", stop)
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
     assert len(run.history) == epoch and run.model.sample(2).shape == (2, 1, 28, 28)
-    monkeypatch.setattr(vae_utils, "save_figures", whole)
-    assert len(fit(tiny_config(), tmp_path / "run").history) == 3
+    monkeypatch.setattr(vae_utils, "draw_run", whole)
+    assert len(fit(tiny_config(), out_dir=tmp_path / "run").history) == 3
 
 
 def test_stop_while_images_are_read(tiny_data, tiny_config, tmp_path, no_figures, monkeypatch):
     mend = stop_in_epoch(monkeypatch, 2, press_stop)
-    fit(tiny_config(), tmp_path / "run")
+    fit(tiny_config(), out_dir=tmp_path / "run")
     mend()
     monkeypatch.setattr(vae_utils, "get_dataloaders", lambda *args: press_stop())
-    assert len(fit(tiny_config(), tmp_path / "run").history) == 1
+    assert len(fit(tiny_config(), out_dir=tmp_path / "run").history) == 1
     with pytest.raises(KeyboardInterrupt):  # there is no run yet
-        fit(tiny_config(), tmp_path / "fresh")
+        fit(tiny_config(), out_dir=tmp_path / "fresh")
 
 
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_unfinished_folder_of_another_config(tiny_data, tiny_config, tmp_path, monkeypatch, epoch):
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
-    fit(tiny_config(), tmp_path / "run")
+    fit(tiny_config(), out_dir=tmp_path / "run")
     mend()
     before = snapshot(tmp_path / "run")
     with pytest.raises(ValueError, match=r"latent_dim \(2 there, 5 here\)"):
-        fit(tiny_config(latent_dim=5), tmp_path / "run")
+        fit(tiny_config(latent_dim=5), out_dir=tmp_path / "run")
     assert snapshot(tmp_path / "run") == before
 
 
@@ -354,7 +364,7 @@ def test_run_ended_at_each_of_its_writes(
         whole(source, target)
 
     monkeypatch.setattr(os, "replace", count)
-    fit(config, tmp_path / "unbroken")
+    fit(config, out_dir=tmp_path / "unbroken")
     assert {"config.json", "history.csv", "best.pt", "last.pt"} <= set(names)
     for number, name in enumerate(names):
         left = iter(range(number, -1, -1))
@@ -369,17 +379,17 @@ def test_run_ended_at_each_of_its_writes(
         folder = tmp_path / f"{number}-{name}"
         monkeypatch.setattr(os, "replace", kill)
         with pytest.raises(Killed):
-            fit(config, folder)
+            fit(config, out_dir=folder)
         monkeypatch.setattr(os, "replace", whole)
-        fit(config, folder)
+        fit(config, out_dir=folder)
         assert_same(contents(folder), contents(tmp_path / "unbroken"), folder.name)
 
 
 def train(config, folder, data, digests):
     """What the processes of the next tests do."""
     os.environ["VAE_DATA_DIR"] = str(data)
-    data_files.MD5["mnist"] = digests
-    fit(config, folder)
+    vae_data.MD5["mnist"] = digests
+    fit(config, out_dir=folder)
 
 
 @pytest.fixture
@@ -392,7 +402,7 @@ def start(tiny_data):
     processes = []
 
     def begin(config, folder):
-        arguments = (config, folder, tiny_data, data_files.MD5["mnist"])
+        arguments = (config, folder, tiny_data, vae_data.MD5["mnist"])
         process = context.Process(target=train, args=arguments)
         process.start()
         processes.append(process)
@@ -440,18 +450,25 @@ def test_run_killed_at_ten_random_moments(start, tiny_config, tmp_path):
 
 
 def test_two_processes_on_one_folder(start, tiny_config, tmp_path):
-    config = tiny_config(epochs=4, **RANDOM)
-    processes = [start(config, tmp_path / "shared") for _ in range(2)]
-    processes.append(start(config, tmp_path / "own"))
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert_same(contents(tmp_path / "shared"), contents(tmp_path / "own"))
-    names = {path.name for path in (tmp_path / "shared").iterdir()}
-    assert names == {path.name for path in (tmp_path / "own").iterdir()}
-    for path in (tmp_path / "shared").glob("*.png"):
-        with Image.open(path) as picture:
-            picture.load()
+    """One trains, the other says who does; with another config too. A killed one lets go."""
+    config, shared = tiny_config(epochs=200), tmp_path / "shared"
+    first = start(config, shared)
+    while not (shared / "last.pt").exists():
+        assert first.exitcode is None
+        time.sleep(0.01)
+    for other in (config, config.replace(latent_dim=5)):
+        with pytest.raises(ValueError, match=rf"in use by process {first.pid} since|another run"):
+            fit(other, out_dir=shared)
+    first.kill()
+    first.join()
+    kept = torch.load(shared / "last.pt", weights_only=True)["epoch"]
+    assert kept < 200
+    with pytest.raises(ValueError, match="latent_dim"):
+        fit(config.replace(latent_dim=5), out_dir=shared)
+    second = start(config, shared)  # no stale lock is in its way
+    second.join()
+    assert second.exitcode == 0
+    assert len(load_run(shared).history) == 200
 
 
 # ---------------------------------------------------------------- loses nothing
@@ -481,9 +498,9 @@ def half_way(trained, tiny_data, tiny_config, tmp_path, no_figures, monkeypatch)
     """
     config = tiny_config(**RANDOM)
     if not (trained / "run").exists():
-        fit(config, trained / "unbroken")
+        fit(config, out_dir=trained / "unbroken")
         mend = stop_in_epoch(monkeypatch, 3, press_stop)
-        fit(config, trained / "run")
+        fit(config, out_dir=trained / "run")
         mend()
     shutil.copytree(trained, tmp_path, dirs_exist_ok=True)
     return config, tmp_path / "unbroken", tmp_path / "run"
@@ -526,7 +543,61 @@ DAMAGE = {
 }
 
 
+def in_a_tensor(path, tmp_path):
+    """Flip bits in the middle of the largest stored tensor: only the archive's CRC can tell."""
+    with zipfile.ZipFile(path) as archive:
+        largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+    data = bytearray(path.read_bytes())
+    data[largest.header_offset + 200 + largest.file_size // 2] ^= 0x7F
+    path.write_bytes(data)
+
+
+def squeeze(path, tmp_path):
+    """The same archive compressed: what a small file that unpacks to gigabytes would be."""
+    with zipfile.ZipFile(path) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts.items():
+            archive.writestr(name, part)
+
+
+def as_folder(path, tmp_path):
+    path.unlink()
+    path.mkdir()
+
+
+def as_pipe(path, tmp_path):
+    path.unlink()
+    os.mkfifo(path) if hasattr(os, "mkfifo") else path.mkdir()
+
+
+def edit(change_state):
+    return lambda path, tmp_path: change(path, change_state)
+
+
+DAMAGE |= {
+    "a flipped bit in a tensor": in_a_tensor,
+    "compressed": squeeze,
+    "a folder": as_folder,
+    "a pipe": as_pipe,
+    "nan weights": edit(lambda s: s["model"]["encoder.mu.bias"].fill_(float("nan"))),
+    "no losses": edit(lambda s: [row.pop("val_loss") for row in s["history"]]),
+    "losses of text": edit(lambda s: s["history"][0].update(val_loss="low")),
+    "more epochs than the config's": edit(lambda s: s["config"].update(epochs=1)),
+    "newer": edit(lambda s: s["config"].update(dropout=0.1)),
+    "older": edit(lambda s: s["config"].pop("shift")),
+    "rng of a wrong size": edit(lambda s: s.update(rng=s["rng"][:100])),
+    "rng of a wrong type": edit(lambda s: s.update(rng=s["rng"].float())),
+    "emptied optimizer": edit(lambda s: s["optimizer"]["state"].clear()),
+    "one emptied moment": edit(lambda s: s["optimizer"]["state"][0].clear()),
+    "infinite moment": edit(lambda s: s["optimizer"]["state"][0]["exp_avg"].fill_(float("inf"))),
+    "no data": edit(lambda s: s.pop("data")),
+}
 UNFIT_TO_GO_ON = {
+    "moments of a wrong shape": edit(
+        lambda s: s["optimizer"]["state"][0].update(exp_avg=torch.zeros(3))
+    ),
+    "another optimizer's groups": edit(lambda s: s["optimizer"]["param_groups"].clear()),
     "no optimizer": lambda path, tmp_path: change(path, lambda state: state.pop("optimizer")),
     "no random state": lambda path, tmp_path: change(path, lambda state: state.pop("rng")),
 }
@@ -539,8 +610,12 @@ def test_damaged_last_checkpoint(half_way, tmp_path, damage):
     before = load_run(folder).model.state_dict()
     damage(folder / "last.pt", tmp_path)
     assert_same(load_run(folder).model.state_dict(), before)
-    with pytest.warns(UserWarning, match=r"last\.pt .*Going on from best\.pt"):
-        mended = fit(config, folder)
+    if (folder / "last.pt").is_dir():  # no file can take its place
+        with pytest.raises(OSError, match=r"last\.pt could not be written"):
+            fit(config, out_dir=folder)
+        return
+    with pytest.warns(UserWarning, match=r"last\.pt .*The other checkpoint is taken"):
+        mended = fit(config, out_dir=folder)
     assert not (tmp_path / "ran").exists()
     assert len(mended.history) == 3
     assert_same(contents(folder), contents(unbroken))
@@ -554,14 +629,154 @@ def test_no_checkpoint_can_be_read(half_way, tmp_path, damage):
         damage(folder / name, tmp_path)
     before = snapshot(folder)
     with pytest.raises(ValueError) as caught:
-        fit(config, folder)
+        fit(config, out_dir=folder)
     message = str(caught.value)
     assert "last.pt" in message and "best.pt" in message
     assert f"Delete {folder}" in message
-    with pytest.raises(ValueError, match=r"best\.pt"):
+    with pytest.raises(ValueError, match=r"best\.pt|another network"):
         load_run(folder)
     assert snapshot(folder) == before
     assert not (tmp_path / "ran").exists()
+
+
+def test_each_refusal_says_what_is_wrong(half_way, tmp_path):
+    _, _, folder = half_way
+    whole = (folder / "best.pt").read_bytes()
+    for name, words in {
+        "newer": "newer than this course (setting dropout)",
+        "older": "older than this course (setting shift)",
+        "a folder": "it is no file",
+        "nan weights": "not finite",
+        "a flipped bit in a tensor": "damaged",
+    }.items():
+        DAMAGE[name](folder / "best.pt", tmp_path)
+        with pytest.warns(UserWarning) as caught:
+            load_run(folder)
+        message = str(caught[0].message)
+        assert words in message and "\n" not in message and "best.pt" in message
+        if (folder / "best.pt").is_dir():
+            (folder / "best.pt").rmdir()
+        (folder / "best.pt").write_bytes(whole)
+
+
+@pytest.mark.parametrize("name", ["best.pt", "last.pt"])
+def test_a_foreign_checkpoint_is_never_returned(half_way, tiny_config, tmp_path, name):
+    config, _, folder = half_way
+    fit(tiny_config(latent_dim=5), out_dir=tmp_path / "foreign")
+    shutil.copy(tmp_path / "foreign" / name, folder / name)
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=r"latent_dim \(5 there, 3 here\)"):
+        fit(config, out_dir=folder)
+    with pytest.raises(ValueError, match="two runs"):
+        load_run(folder)
+    assert snapshot(folder) == before
+
+
+def test_a_fast_run_never_goes_on_with_a_full_one(half_way, monkeypatch):
+    config, unbroken, folder = half_way
+    for run in (unbroken, folder):
+        before = snapshot(run)
+        with monkeypatch.context() as patch:
+            patch.setattr(vae_utils, "FAST", True)
+            with pytest.raises(ValueError, match=r"fast \(False there, True here\)"):
+                fit(config, out_dir=run)
+        assert snapshot(run) == before
+
+
+def test_a_fast_run_keeps_its_config_and_trains_two_epochs(
+    tiny_data, tiny_config, tmp_path, no_figures, monkeypatch
+):
+    monkeypatch.setattr(vae_utils, "FAST", True)
+    run = fit(tiny_config(), out_dir=tmp_path / "run")
+    assert (run.config.epochs, len(run.history)) == (3, 2)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["epochs"] == 3
+    assert len(fit(tiny_config(), out_dir=tmp_path / "run").history) == 2  # finished
+    monkeypatch.setattr(vae_utils, "FAST", False)
+    with pytest.raises(ValueError, match=r"fast \(True there, False here\)"):
+        fit(tiny_config(), out_dir=tmp_path / "run")
+
+
+def test_other_data_is_refused(half_way, monkeypatch):
+    config, _, folder = half_way
+    train, val, test = vae_utils.get_dataloaders(config)
+    fewer = vae_utils.Batches(train.images[:100], train.labels[:100], 50)
+    monkeypatch.setattr(vae_utils, "get_dataloaders", lambda config: (fewer, val, test))
+    before = snapshot(folder)
+    with pytest.raises(ValueError, match=r"images \(240 there, 100 here\)"):
+        fit(config, out_dir=folder)
+    assert {n: v for n, v in snapshot(folder).items() if n in before} == before
+
+
+@pytest.mark.parametrize("wrong", ["best-2d", None, {"epochs": 3}])
+def test_fit_says_what_it_wants(wrong):
+    with pytest.raises(ValueError, match=r"fit wants a Config, such as PRESETS\['best-2d'\]"):
+        fit(wrong)
+
+
+def test_litter_of_a_killed_write_is_gone_after_the_next(half_way):
+    config, _, folder = half_way
+    (folder / ".last.pt.part").write_bytes(b"half")
+    fit(config, out_dir=folder)
+    assert not list(folder.glob("*.part")) and not list(folder.glob(".*.part"))
+
+
+# ---------------------------------------------------------------- your own network
+
+
+class Own(torch.nn.Module):
+    """Not a VAE of the course: no config, no reparameterize, layers of other names."""
+
+    def __init__(self, size=2):
+        super().__init__()
+        self.down, self.up = torch.nn.Linear(784, 2 * size), torch.nn.Linear(size, 784)
+
+    def encode(self, x):
+        return self.down(x.flatten(1)).chunk(2, dim=1)
+
+    def decode(self, z):
+        return self.up(z).view(-1, 1, 28, 28)
+
+    def forward(self, x):
+        mu, logvar = self.encode(x)
+        return self.decode(mu + torch.exp(0.5 * logvar) * torch.randn_like(mu)), mu, logvar
+
+
+class Edited(Own):
+    def decode(self, z):
+        return 2 * self.up(z).view(-1, 1, 28, 28)
+
+
+def test_your_own_network_trains_stops_and_goes_on(tiny_data, tiny_config, monkeypatch):
+    config = tiny_config("own", lr=3e-3)
+
+    def own():
+        torch.manual_seed(7)
+        return Own()
+
+    whole = fit(config, own())
+    assert whole.out_dir.name.startswith("own-") and len(whole.out_dir.name) == 10
+    assert (whole.out_dir / "ep003_d_latent2d.png").exists()
+    assert whole.history[-1]["val_loss"] < whole.history[0]["val_loss"]
+    mend = stop_in_epoch(monkeypatch, 3, press_stop)
+    stopped = fit(config, own(), out_dir=whole.out_dir.parent / "stopped")
+    mend()
+    assert len(stopped.history) == 2 and isinstance(stopped.model, Own)
+    fit(config, own(), out_dir=stopped.out_dir)
+    assert_same(contents(stopped.out_dir), contents(whole.out_dir))
+    loaded = load_run(whole.out_dir, Own())
+    assert_same(loaded.model.state_dict(), whole.model.state_dict())
+    with pytest.raises(ValueError, match="another network"):
+        load_run(whole.out_dir)
+
+
+def test_an_edited_network_is_another_run(tiny_data, tiny_config, no_figures):
+    config = tiny_config("own", epochs=1)
+    first, edited, again = (fit(config, kind()) for kind in (Own, Edited, Own))
+    assert first.out_dir == again.out_dir != edited.out_dir
+    with pytest.raises(ValueError, match=r"network \(\w{6} there, \w{6} here\)"):
+        fit(config, Edited(), out_dir=first.out_dir)  # same weights' shapes, other code
+    with pytest.raises(ValueError, match="network"):
+        fit(config, out_dir=first.out_dir)
 
 
 def test_code_is_refused_by_name(half_way, tmp_path):
@@ -574,7 +789,7 @@ def test_code_is_refused_by_name(half_way, tmp_path):
 def test_best_checkpoint_is_damaged_but_not_the_last(half_way):
     config, unbroken, folder = half_way
     truncate(folder / "best.pt", None)
-    fit(config, folder)
+    fit(config, out_dir=folder)
     assert_same(contents(folder), contents(unbroken))
 
 
@@ -584,7 +799,7 @@ def test_best_checkpoint_is_lost_and_the_run_finished(half_way, damage):
     last = torch.load(folder / "last.pt", weights_only=True)
     damage(folder / "best.pt", None)
     with pytest.warns(UserWarning, match=r"best\.pt.* The model is that of the last epoch"):
-        run = fit(config, folder)
+        run = fit(config, out_dir=folder)
     assert_same(run.model.state_dict(), last["model"])
     assert run.history == last["history"]
 
@@ -595,7 +810,7 @@ def test_history_edited_by_hand_changes_nothing(half_way, text):
     history = load_run(folder).history
     (folder / "history.csv").write_text(text)
     assert load_run(folder).history == history
-    fit(config, folder)
+    fit(config, out_dir=folder)
     assert_same(contents(folder), contents(unbroken))
 
 
@@ -603,7 +818,7 @@ def test_history_and_config_removed(half_way):
     config, unbroken, folder = half_way
     (folder / "history.csv").unlink()
     (folder / "config.json").unlink()
-    fit(config, folder)
+    fit(config, out_dir=folder)
     assert_same(contents(folder), contents(unbroken))
 
 
@@ -632,7 +847,7 @@ def test_disk_full(half_way, monkeypatch, name, step):
         patch.setattr(Path, "write_bytes", write_half)
         patch.setattr(os, "replace", rename_not)
         with pytest.raises(OSError) as caught:
-            fit(config, folder)
+            fit(config, out_dir=folder)
     assert caught.value.errno == errno.ENOSPC
     message = str(caught.value)
     assert str(folder / name) in message
@@ -641,9 +856,9 @@ def test_disk_full(half_way, monkeypatch, name, step):
     assert (folder / name).exists()
     if name in kept:
         assert (folder / name).read_bytes() == kept[name]
-    assert not [p.name for p in folder.iterdir() if p.name.startswith(".")]  # no half files
+    assert not [p.name for p in folder.iterdir() if p.name.endswith(".part")]  # no half files
     assert len(load_run(folder).history) >= 2
-    fit(config, folder)  # once there is space again
+    fit(config, out_dir=folder)  # once there is space again
     assert_same(contents(folder), contents(unbroken))
 
 
@@ -682,10 +897,10 @@ def test_read_only_folder(half_way, no_rights):
         drop()
         for name in ("run", "new"):
             with pytest.raises(OSError) as caught:
-                fit(config, folder / name)
+                fit(config, out_dir=folder / name)
             assert str(folder / name) in str(caught.value)
             assert "choose another folder" in str(caught.value)
-        assert len(fit(config, folder / "unbroken").history) == 3  # reading needs no rights
+        assert len(fit(config, out_dir=folder / "unbroken").history) == 3  # reading needs no rights
     assert_same(contents(folder / "run"), before)
 
 
@@ -693,21 +908,20 @@ def test_folder_is_a_file(tiny_data, tiny_config, tmp_path, no_figures):
     (tmp_path / "file").write_text("mine")
     for out_dir in (tmp_path / "file", tmp_path / "file" / "run"):
         with pytest.raises(OSError) as caught:
-            fit(tiny_config(), out_dir)
+            fit(tiny_config(), out_dir=out_dir)
         assert str(out_dir) in str(caught.value)
         assert "choose another folder" in str(caught.value)
     assert (tmp_path / "file").read_text() == "mine"
 
 
-def test_nan_stops_with_epoch_step_and_rate(half_way, monkeypatch):
+def test_nan_stops_with_epoch_and_rate(half_way, monkeypatch):
     config, _, folder = half_way
     before = {name: (folder / name).read_bytes() for name in ("best.pt", "last.pt")}
     monkeypatch.setattr(vae_utils, "learning_rate", lambda config, progress: 1e30)
     with pytest.raises(FloatingPointError) as caught:
-        fit(config, folder)
+        fit(config, out_dir=folder)
     message = str(caught.value)
-    assert "epoch 3, step 2 of 5" in message  # step 1 is computed before it is taken
-    assert "learning rate 1e+30" in message
+    assert "epoch 3, at a learning rate up to 0.001" in message
     assert "try a smaller lr" in message
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert len(load_run(folder).history) == 2
@@ -723,9 +937,9 @@ def test_nan_after_the_last_step_of_an_epoch(
         vae_utils, "learning_rate", lambda c, p: 1e30 if p > last_step else rate(c, p)
     )
     with pytest.raises(FloatingPointError, match=f"epoch {epoch}"):
-        fit(config, tmp_path / "run")
+        fit(config, out_dir=tmp_path / "run")
     monkeypatch.setattr(vae_utils, "learning_rate", rate)
-    run = fit(config, tmp_path / "run")  # with a rate that suits, the run goes on
+    run = fit(config, out_dir=tmp_path / "run")  # with a rate that suits, the run goes on
     assert [row["epoch"] for row in run.history] == [1, 2, 3]
     assert run.history[-1]["val_loss"] < float("inf")
 
@@ -733,7 +947,7 @@ def test_nan_after_the_last_step_of_an_epoch(
 def test_a_rate_that_is_far_too_high_leaves_no_broken_run(tiny_data, tiny_config, tmp_path):
     config = tiny_config(lr=10.0, schedule="constant", epochs=30)
     with pytest.raises(FloatingPointError, match=r"epoch \d+"):
-        fit(config, tmp_path / "run")
+        fit(config, out_dir=tmp_path / "run")
     saved = tmp_path / "run" / "best.pt"
     if saved.exists():
         assert all(tensor.isfinite().all() for tensor in load_run(saved.parent).model.parameters())

@@ -1,0 +1,253 @@
+"""The figures of the course that more than one notebook draws, and their style.
+
+Images are ``(N, 1, 28, 28)`` in [0, 1]. A function that makes a figure returns it; ``show`` puts
+it into a notebook, ``table`` does so with a table.
+"""
+
+import io
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from vae_data import CLASS_NAMES
+
+# A colour for each class. Searched so that no two are alike, in grey and for colour-blind readers
+# too, and that classes whose codes meet (4 and 9, 3 and 8, shirt and pullover) are far apart.
+COLORS = ["#5db9a8", "#9fc372", "#595b0e", "#d0365a", "#7b70e3"]
+COLORS += ["#692e92", "#ad882b", "#b03180", "#b08cd8", "#dfc73f"]
+LINES = ["#2f7fc1", "#d2603a", "#3f9468", "#9567c4"]  # curves and bars, on light and dark pages
+INK, GREY = "#222222", "#767676"  # text and axes; what stays legible on light and on dark pages
+plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 144, "savefig.dpi": 144})
+plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
+plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vae"})  # text stays text; same bytes
+plt.rcParams.update({f"{part}.color": INK for part in ("text", "xtick", "ytick")})
+plt.rcParams.update({"axes.labelcolor": INK, "axes.edgecolor": INK, "legend.frameon": False})
+plt.rcParams["axes.prop_cycle"] = plt.cycler(color=LINES)
+
+
+def show(fig, name, alt):
+    """Display a figure in a notebook, with a file name for the report and a text for the blind.
+
+    Curves and clouds as SVG, whose text takes the page's type and colour; pictures as PNG.
+    """
+    from IPython.display import display
+
+    data, pictures = {}, any(ax.images for ax in fig.axes)
+    if pictures:
+        for text in fig.findobj(plt.Text):
+            text.set_color(GREY)
+    else:
+        file = io.StringIO()
+        fig.savefig(file, format="svg", metadata={"Date": None})
+        data["image/svg+xml"] = file.getvalue()
+    file = io.BytesIO()
+    fig.savefig(file, format="png", transparent=pictures)
+    data["image/png"] = file.getvalue()
+    display(data, raw=True, metadata={"filename": name, "alt": alt})
+    plt.close(fig)
+
+
+def table(frame, digits=2, formats=None):
+    """A DataFrame as a table that notebook, page and code host draw alike.
+
+    Floats get so many ``digits``, or the format of their column: {"share": ".1%"}.
+    """
+    from IPython.display import Markdown
+
+    shown, align = frame.copy().astype(object), ["left"] * (not _counts(frame.index))
+    for column, values in frame.items():
+        number = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
+        spec = f",.{digits}f" if pd.api.types.is_float_dtype(values) else "," * number
+        spec = (formats or {}).get(column, spec)
+        texts = ["" if value != value else format(value, spec) for value in values]
+        shown[column] = [text.replace("-", "−") if number else text for text in texts]
+        align.append("right" if number else "left")
+    rows = {"index": not _counts(frame.index), "disable_numparse": True, "colalign": align}
+    return Markdown(shown.to_markdown(**rows))
+
+
+def _counts(index):
+    """Does an index only count rows?"""
+    return isinstance(index, pd.RangeIndex)
+
+
+def tile(images, columns):
+    """Images ``(N, 1, 28, 28)`` as one grey picture (H, W), row by row; NaN in the seams."""
+    padding = (1, 1, 1, 1, 0, -len(images) % columns)  # seams, and blank images at the end
+    images = F.pad(images.detach().float().cpu()[:, 0], padding, value=torch.nan)
+    rows = images.unflatten(0, (-1, columns))  # (rows, columns, H, W)
+    return rows.transpose(1, 2).flatten(2).flatten(0, 1).numpy()
+
+
+def show_grid(images, columns=8, titles=None, rows=()):
+    """Images ``(N, 1, H, 28)`` as a figure; titles stand above each, names of ``rows`` beside.
+
+    There may be more names than rows of images, where an image is a stack of several.
+    """
+    room = 9 if titles is not None else 0  # for a line of text
+    picture = tile(F.pad(images, (0, 0, room, 0), value=torch.nan), columns)
+    height = images.shape[2] + room + 2
+    fig, ax = plt.subplots(
+        figsize=(7.6 if rows else 6.4, 6.4 * len(picture) / picture.shape[1] + 0.1)
+    )
+    ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
+    for i, title in enumerate(titles or []):
+        x, y = i % columns * 30 + 15, i // columns * height + 9
+        ax.text(x, y, title, ha="center", va="bottom", fontsize=11)
+    each = max(1, len(rows) * height // len(picture))  # names for one row of images
+    places = [
+        i // each * height + room + 1 + (i % each + 0.5) * images.shape[2] / each
+        for i in range(len(rows))
+    ]
+    ax.set_xticks([])
+    ax.set_yticks(places, rows)
+    ax.tick_params(length=0)
+    ax.spines[:].set_visible(False)
+    return fig
+
+
+def plot_history(history):
+    """Total, reconstruction and KL by epoch, a panel each, for train and validation."""
+    fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
+    epochs = [row["epoch"] for row in history]
+    for ax, part, title in zip(axes, ("loss", "recon", "kl"), ("Loss", "Reconstruction", "KL")):
+        for split, color in (("train", LINES[0]), ("val", LINES[1])):
+            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color)
+        ax.set(title=title, xlabel="epoch")
+        ax.xaxis.get_major_locator().set_params(integer=True)
+    axes[0].set_ylabel("nats per image")
+    axes[0].legend(["train", "validation"])
+    return fig
+
+
+def plot_reconstructions(model, images, columns=8, titles=None):
+    """Originals ``(N, 1, 28, 28)``, under their titles, each directly above its reconstruction."""
+    seam = images.new_full((len(images), 1, 1, 28), torch.nan)
+    pairs = torch.cat((images, seam, model.reconstruct(images)), dim=2)  # (N, 1, 57, 28)
+    names = ("image", "decoded") * -(-len(images) // columns)
+    return show_grid(pairs, columns, titles, names)
+
+
+def name_places(codes, labels):
+    """{label: (z1, z2)} near the medians of the classes in a cloud, where names do not overlap."""
+    known = [int(label) for label in np.unique(labels)]
+    places = np.array([np.median(codes[labels == label], axis=0) for label in known], float)
+    low, high = codes.min(0), codes.max(0)
+    apart = 0.07 * (high - low).max() + 1e-9  # how far names must be from each other
+    places += 1e-3 * apart * np.random.default_rng(0).standard_normal(places.shape)  # no ties
+    for _ in range(100):
+        gaps = places[:, None] - places  # (C, C, 2)
+        distance = np.linalg.norm(gaps, axis=2, keepdims=True) + 1e-12
+        places += (0.25 * (apart - distance).clip(0) * gaps / distance).sum(1)
+        places = places.clip(low, high)
+    return dict(zip(known, places))
+
+
+def plot_latent(codes, labels, class_names, title=None, ax=None):
+    """Codes ``(N, 2)`` as a cloud by class, on ``ax`` or on a figure of its own, which is returned.
+
+    Short names stand near the medians of their classes, long ones below the cloud.
+    """
+    if ax is None:
+        _, ax = plt.subplots(figsize=(6.4, 5.6))
+    codes, labels = np.asarray(codes), np.asarray(labels, int)
+    order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
+    dots = {"s": 4, "alpha": 0.7, "linewidths": 0, "rasterized": True}
+    ax.scatter(*codes[order].T, c=np.array(COLORS)[labels[order]], **dots)
+    ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
+    if max(map(len, class_names)) > 2:
+        for label, name in enumerate(class_names):
+            ax.scatter([], [], s=4, color=COLORS[label], label=name)
+        tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4}
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9, **tight)
+    else:
+        for label, place in name_places(codes, labels).items():
+            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label], "lw": 1.5}
+            style = {"ha": "center", "va": "center", "weight": "bold", "color": "black"}
+            ax.text(*place, class_names[label], bbox=box, **style)
+    ax.set_aspect("equal", adjustable="datalim")
+    return ax.figure
+
+
+@torch.no_grad()
+def plot_manifold(model, n=15, limit=3.0, quantiles=False):
+    """An n × n mosaic of decoded 2-D codes; z1 grows to the right, z2 upwards.
+
+    Codes are evenly spaced in [-limit, limit], or lie at evenly spaced quantiles of the prior.
+    """
+    if quantiles:
+        grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
+    else:
+        grid = torch.linspace(-limit, limit, n)
+    z = torch.cartesian_prod(grid.flip(0), grid).flip(1)  # (n * n, 2): z1, z2; top row first
+    device = next(model.parameters()).device
+    return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
+
+
+def interpolate(start, end, steps=12, spherical=False):
+    """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
+
+    On the straight line, or on the arc between the two directions (White 2016), which keeps the
+    length of codes near that of samples from the prior. ValueError for an arc between opposite
+    directions: there are many.
+    """
+    t = torch.linspace(0, 1, steps, device=start.device)[:, None]
+    if not spherical:
+        return (1 - t) * start + t * end
+    cosine = F.cosine_similarity(start, end, dim=0)
+    if cosine < -0.9999:
+        raise ValueError("start and end point in opposite directions: no arc is the shortest.")
+    angle = torch.acos(cosine.clamp(max=0.9999))
+    return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
+
+
+def _png(picture):
+    """A figure, or an array (H, W) of greys in [0, 1], as the bytes of a PNG file."""
+    png = io.BytesIO()
+    if isinstance(picture, np.ndarray):
+        plt.imsave(png, picture, cmap="gray", vmin=0, vmax=1, format="png")
+    else:
+        picture.savefig(png, format="png")
+        plt.close(picture)
+    return png.getvalue()
+
+
+@torch.no_grad()
+def draw_run(model, val, history, config):
+    """The files of a run's pictures and report.md, as {file name: bytes}.
+
+    Same images and same noise at every epoch; before training ``history`` is empty. ``model`` is
+    any module with encode and decode.
+    """
+    model.eval()
+    images, labels = val.images[:2000], val.labels[:2000].cpu()
+    codes, axes = model.encode(images)[0].float().cpu(), {}
+    noise = torch.randn(64, codes.shape[1], generator=torch.Generator().manual_seed(0))
+    if codes.shape[1] > 2:  # the plane of largest variance
+        codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, [-1, -2]]
+        axes = {"xlabel": "widest direction", "ylabel": "second widest direction"}
+    codes = F.pad(codes, (0, 2 - codes.shape[1]))  # one dimension: on a line
+    cloud = plot_latent(codes, labels, CLASS_NAMES[config.dataset])
+    cloud.axes[0].set(**axes)
+    decoded = model.decode(model.encode(images[:32])[0])
+    stem = f"ep{len(history):03d}"
+    pictures = {
+        f"{stem}_a_input.png": tile(images[:32], 8),
+        f"{stem}_b_recon.png": tile(torch.sigmoid(decoded), 8),
+        f"{stem}_c_samples.png": tile(torch.sigmoid(model.decode(noise.to(images.device))), 8),
+        f"{stem}_d_latent2d.png": cloud,
+    }
+    report = {}
+    if history:
+        pictures = {"history.png": plot_history(history)} | pictures
+        lines = [f"# {config.name}", "", "| setting | value |", "|---|---|"]
+        lines += [f"| {field} | {value} |" for field, value in vars(config).items()]
+        lines += ["", "Losses in nats per image, with a sampled z.", ""]
+        lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
+        lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
+        lines += [f"\n![{name.removesuffix('.png')}]({name})" for name in pictures]
+        report["report.md"] = "\n".join([*lines, ""]).encode()
+    return report | {name: _png(picture) for name, picture in pictures.items()}
