@@ -95,7 +95,10 @@ class Config:
     val_fraction: float = option(0.1, "share of images kept for validation", None, 0.01, 0.9)
     seed: int = option(0, "of split, start weights, order and noise", None, 0, 2**31)
     architecture: str = option("mlp", "kind of layers", ("mlp", "residual", "conv"))
-    hidden: tuple[int, ...] = option((512, 512), "encoder's widths, mirrored", None, 1, 10_000)
+    hidden: tuple[int, ...] = option(
+        (512, 512), "encoder's widths; decoder: mirrored", None, 1, 10_000
+    )
+    decoder_hidden: tuple[int, ...] = option((), "decoder's widths, if others", None, 1, 10_000)
     latent_dim: int = option(2, "size of a code z", None, 1, 784)
     activation: str = option("relu", "between layers", ("relu", "silu", "gelu"))
     variational: bool = option(True, "no: a plain autoencoder, with beta 0", (False, True))
@@ -116,7 +119,7 @@ class Config:
             value, kind = getattr(self, field.name), type(field.default)
             if kind is not tuple:
                 value = _plain(field.name, value, kind, field.metadata)
-            elif isinstance(value, (tuple, list)) and value:
+            elif isinstance(value, (tuple, list)) and (value or field.default == ()):
                 value = tuple(_plain(field.name, one, int, field.metadata) for one in value)
             else:
                 raise ValueError(f"{field.name}={value!r} must be one or more whole numbers.")
@@ -133,9 +136,15 @@ PRESETS = (
     Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=256, lr=3e-3),
     Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
     Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
-    Config("best-2d", hidden=(512, 256, 128), activation="silu", epochs=16, lr=2e-3),
-    Config("best-16d", latent_dim=16, activation="silu", epochs=20, batch_size=256, lr=3e-3),
-)
+    Config(
+        "best-2d", architecture="residual", hidden=(512, 256, 128), decoder_hidden=(512, 512, 512),
+        activation="silu", epochs=20, batch_size=256, lr=3e-3,
+    ),
+    Config(
+        "best-16d", architecture="residual", hidden=(512, 512, 512), latent_dim=16,
+        activation="silu", epochs=20, batch_size=256, lr=3e-3,
+    ),
+)  # fmt: skip
 PRESETS = {config.name: config for config in PRESETS}
 
 
@@ -281,7 +290,8 @@ class Decoder(nn.Module):
                 nn.Conv2d(32, 1, 3, stride=1, padding=1),  # (B, 1, 28, 28)
             )  # fmt: skip
         else:
-            widths = (config.latent_dim, *reversed(config.hidden))
+            hidden = config.decoder_hidden or config.hidden[::-1]
+            widths = (config.latent_dim, *hidden)
             layers = dense_layers(widths, act, config.architecture == "residual")
             last = nn.Linear(widths[-1], 784), nn.Unflatten(1, (1, 28, 28))  # (B, 1, 28, 28)
             self.body = nn.Sequential(*layers, *last)
