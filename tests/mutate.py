@@ -1,0 +1,99 @@
+"""Would the tests notice? ``make mutate`` puts faults into the modules, one at a time.
+
+mutmut makes the faults (- for +, <= for <, 2 for 1, None for a value) in a copy under build/mutate,
+and runs the tests that reach each. Words of messages do not count. The verdicts are kept there: a
+stopped run goes on. All of it takes hours; ``python tests/mutate.py "vae_utils.*elbo*"`` takes some
+functions only, and ``--list`` only says what has been found. Needs Linux or macOS.
+"""
+
+import ast
+import collections
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+COPY = ROOT / "build" / "mutate"
+TESTS = ["test_data", "test_vae_utils", "test_training", "test_checkpoints", "test_figures"]
+FUNCTIONS = ["vae_utils.*", "vae_runs.*", "vae_data.*"]
+# Of the figures, what computes; how the others look is for eyes.
+FUNCTIONS += [f"vae_figures.x_{name}__*" for name in ("tile", "interpolate", "name_places")]
+WORDS = [r"\braise\b", "message", "refused", "advice", r"print\(", r"warn\(", r"^\s*f?\"", "help="]
+
+
+def undecorated(text):
+    """mutmut passes over decorated functions: without gradients, but in another way."""
+    lines = text.splitlines()
+    for node in sorted(ast.walk(ast.parse(text)), key=lambda node: -getattr(node, "lineno", 0)):
+        if isinstance(node, ast.FunctionDef) and len(node.decorator_list) == 1:
+            decorator = node.decorator_list[0]
+            if ast.unparse(decorator) == "torch.no_grad()":
+                indent = " " * node.col_offset
+                lines.insert(node.end_lineno, f"{indent}{node.name} = torch.no_grad()({node.name})")
+                del lines[decorator.lineno - 1]
+    return "\n".join(lines) + "\n"
+
+
+def make_copy():
+    """The modules and their tests, beside what mutmut keeps from an earlier run."""
+    (COPY / "tests").mkdir(parents=True, exist_ok=True)
+    modules = sorted(path.name for path in ROOT.glob("vae_*.py"))
+    for name in modules:
+        (COPY / name).write_text(undecorated((ROOT / name).read_text()))
+    for path in (ROOT / "tests").glob("*.py"):
+        shutil.copy2(path, COPY / "tests")
+    tests = [f"tests/{name}.py" for name in TESTS if (COPY / "tests" / f"{name}.py").exists()]
+    settings = {
+        "source_paths": modules,
+        "do_not_mutate_patterns": WORDS,
+        "pytest_add_cli_args_test_selection": tests,
+        "pytest_add_cli_args": ["-p", "no:cacheprovider", "-W", "ignore"],
+        "process_isolation": "forkserver",  # a process that has trained cannot be forked
+        "use_git_change_detection": False,
+        "timeout_multiplier": 5.0,
+    }
+    lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
+    lines = ["[tool.pytest.ini_options]", 'addopts = ""', "[tool.mutmut]", *lines]
+    (COPY / "pyproject.toml").write_text("\n".join(lines) + "\n")
+
+
+def mutmut(*arguments, **options):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment["VAE_DATA_DIR"] = os.environ.get("VAE_DATA_DIR") or str(ROOT / "data")
+    command = [Path(sys.executable).with_name("mutmut"), *arguments]
+    return subprocess.run(command, cwd=COPY, env=environment, text=True, **options)
+
+
+def is_cosmetic(diff):
+    """Does a fault change words only: a text with a blank in it?"""
+    old, new = (re.findall(rf"^\{sign} (.*)", diff, re.M) for sign in "-+")
+    without = [re.sub(r'"[^"]* [^"]*"', '""', "\n".join(lines)) for lines in (old, new)]
+    return without[0] == without[1]
+
+
+def main(arguments):
+    make_copy()
+    if arguments != ["--list"]:
+        mutmut("run", *(arguments or FUNCTIONS))
+    lines = mutmut("results", "--all", "True", stdout=subprocess.PIPE).stdout.splitlines()
+    verdicts = dict(line.strip().split(": ") for line in lines if ": " in line)
+    counts = collections.Counter(verdicts.values())
+    for name, verdict in verdicts.items():
+        if verdict in ("survived", "no tests", "suspicious"):
+            diff = mutmut("show", name, stdout=subprocess.PIPE).stdout
+            if is_cosmetic(diff):
+                counts[verdict] -= 1
+                continue
+            changes = [line for line in diff.splitlines()[3:] if line.startswith(("-", "+"))]
+            print(f"{name}: {verdict}", *changes, sep="\n    ")
+    caught = counts["killed"] + counts["timeout"] + counts["segfault"]
+    judged = caught + counts["survived"] + counts["no tests"] + counts["suspicious"]
+    print(f"{caught} of {judged} faults were caught ({caught / max(judged, 1):.1%})")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
