@@ -137,8 +137,8 @@ PRESETS = (
     Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
     Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
     Config(
-        "best-2d", architecture="residual", hidden=(512, 256, 128), decoder_hidden=(512, 512, 512),
-        activation="silu", epochs=20, batch_size=256, lr=3e-3,
+        "best-2d", architecture="residual", hidden=(512, 256, 128), decoder_hidden=(512,) * 4,
+        activation="silu", epochs=24, batch_size=256, lr=3e-3,
     ),
     Config(
         "best-16d", architecture="residual", hidden=(512, 512, 512), latent_dim=16,
@@ -483,6 +483,9 @@ def augment(x, config):
     return torch.bernoulli(x) if config.binarize else x
 
 
+CLIP = 300.0  # a few times the usual length of a gradient: one odd image cannot throw a model off
+
+
 def train_one_epoch(model, batches, optimizer, config, epoch=1, bar=None):
     """One pass over ``batches``. Explained in 03_training.
 
@@ -502,6 +505,7 @@ def train_one_epoch(model, batches, optimizer, config, epoch=1, bar=None):
         loss, recon, kl = elbo(logits, x, mu, logvar, config.recon_loss, beta)
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), CLIP)
         with autocast(config):  # for the matrix products of Muon
             optimizer.step()
         sums.append(torch.stack((loss, recon, kl)).detach().sum(1))  # stays on the device

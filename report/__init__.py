@@ -1,7 +1,7 @@
-"""The report tool: runs notebooks/ and writes docs/ (``python -m report``).
+"""The report tool: runs notebooks/ and writes docs/ (``python -m report``). One chain:
 
-- ``execute.py`` runs a notebook cell by cell and keeps the result under outputs/;
-- ``mathsvg.py`` draws TeX formulas as SVG;
-- ``export.py`` turns executed notebooks into HTML and markdown pages;
-- ``__main__.py`` is the command line.
+notebook → ``execute.py`` (nbclient) → ``export.py`` (markdown, nbconvert) → ``pages.py`` (HTML).
+
+``marks.py`` writes the numbers of the run into the text, ``address.py`` the address of this copy,
+``pdf.py`` puts all pages into one file; ``__main__.py`` is the command line.
 """

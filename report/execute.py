@@ -8,8 +8,8 @@ import re
 import shutil
 import sys
 import tempfile
-import threading
 import time
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 
@@ -18,44 +18,72 @@ from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbconvert.filters import strip_ansi
+from tqdm import tqdm
 
-ANSI = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
+LAYOUT = "{desc} {bar} {n_fmt}/{total_fmt} cells {elapsed}<{remaining}{postfix}"
 
 
 class ReportError(Exception):
     """Something the reader of the message can put right; printed without a traceback."""
 
 
-def source_hash(notebook: Path) -> str:
-    """sha256 of the cells of a notebook: kinds, sources and tags; not outputs, not metadata."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    content = [
-        [cell["cell_type"], "".join(cell["source"]), cell["metadata"].get("tags", [])]
-        for cell in cells
-    ]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+def read(path: Path):
+    """A notebook; ReportError where the file holds none."""
+    try:
+        return nbformat.read(path, as_version=4)
+    except OSError:
+        raise
+    except Exception as error:  # nbformat and json have many
+        cause = " ".join(str(error).split())[:80] or type(error).__name__
+        raise ReportError(f"{path.name} is not a notebook, or is damaged ({cause})") from None
 
 
-def run_key(notebook: Path, sources: list[Path], settings: dict) -> str:
-    """Hash of all that decides what a run of the notebook gives: its cells, our code, settings."""
-    digest = hashlib.sha256(source_hash(notebook).encode())
-    for path in sources:
-        digest.update(path.read_bytes())
-    versions = {name: version(name) for name in PACKAGES} | {"python": platform.python_version()}
-    digest.update(json.dumps([settings, versions], sort_keys=True).encode())
-    return digest.hexdigest()
+def read_json(path: Path) -> dict:
+    """What a JSON file holds, {} where there is none; ReportError where it is damaged."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    except (ValueError, TypeError) as error:
+        where = os.path.relpath(path)
+        raise ReportError(f"{where} is damaged ({error}): restore or remove it") from None
+
+
+def write(path: Path, text: str):
+    """Write beside and rename, so that a kill leaves the old file or the new one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(path.name + ".part")
+    beside.write_text(text, encoding="utf-8", newline="\n")
+    os.replace(beside, path)
+
+
+def digest(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def page_hash(notebook) -> str:
+    """sha256 of all cells: kinds, sources and tags; not outputs, not metadata."""
+    return digest([[c.cell_type, c.source, c.metadata.get("tags", [])] for c in notebook.cells])
+
+
+def run_key(notebook, root: Path, settings: dict) -> str:
+    """Hash of what decides the outputs: code cells, our modules, settings, versions. Not text."""
+    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    ours = (*root.glob("*.py"), *root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*"))
+    modules = [path.read_bytes().hex() for path in sorted(ours) if path.suffix != ".png"]
+    versions = [version(name) for name in PACKAGES]
+    return digest(code, modules, settings, versions, platform.python_version())
 
 
 def version(package: str) -> str:
     try:
-        return metadata.version(package)
+        return metadata.version(package).partition("+")[0]
     except metadata.PackageNotFoundError:
         return "-"
 
 
 def environment() -> dict:
-    """What ran the notebooks, for the index page: no host name, no paths."""
+    """What ran the notebooks, for the foot of the pages: no host name, no paths."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
@@ -64,93 +92,9 @@ def environment() -> dict:
         "python": platform.python_version(),
         "torch": version("torch"),
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": re.sub(r"\s+|\((R|TM)\)", " ", processor).replace("  ", " ").strip(),
+        "processor": " ".join(re.sub(r"\((R|TM)\)", " ", processor).split()),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
     }
-
-
-class Progress:
-    """One line on stderr: notebook, cell, last printed line, elapsed, left. Redrawn by a thread."""
-
-    def __init__(self, names: list[str], cells: dict[str, int], expected: dict[str, float]):
-        self.names, self.cells, self.expected = names, cells, expected
-        self.began = self.notebook_began = time.monotonic()
-        self.name, self.cell, self.last = "", 0, ""
-        self.done: list[str] = []
-        self.tty = sys.stderr.isatty()
-        self.stop = threading.Event()
-        self.lock = threading.Lock()
-        if self.tty:
-            threading.Thread(target=self._redraw, daemon=True).start()
-
-    def notebook(self, name: str):
-        with self.lock:
-            self.name, self.cell, self.last = name, 0, ""
-            self.notebook_began = time.monotonic()
-        if not self.tty:
-            print(f"[{self._place()}] {name} …", file=sys.stderr, flush=True)
-
-    def finish(self, name: str, note: str):
-        with self.lock:
-            self.done.append(name)
-            self.name = ""
-        self._print(f"[{len(self.done)}/{len(self.names)}] {name}: {note}")
-
-    def heard(self, text: str):
-        """Remember the last line that the notebook printed."""
-        lines = [ANSI.sub("", line).strip() for line in re.split(r"[\r\n]", text)]
-        self.last = next((line for line in reversed(lines) if line), self.last)
-
-    def close(self):
-        self.stop.set()
-        self._print("")
-
-    def left(self) -> float | None:
-        """Seconds left: from the times of earlier runs, else from the share of cells done."""
-        now = time.monotonic()
-        waiting = [n for n in self.names if n not in self.done and n != self.name]
-        if all(n in self.expected for n in [self.name, *waiting]):
-            here = max(1.0, self.expected[self.name] - (now - self.notebook_began))
-            return here + sum(self.expected[n] for n in waiting)
-        seen = sum(self.cells[n] for n in self.done) + self.cell
-        total = sum(self.cells.values())
-        return (now - self.began) * (total - seen) / seen if seen else None
-
-    def line(self) -> str:
-        left = self.left()
-        within = self.cell / max(1, self.cells.get(self.name, 1))
-        share = (len(self.done) + within) / len(self.names)
-        bar = ("█" * round(8 * share)).ljust(8, "░")
-        parts = [
-            f"{bar} {self._place()} {self.name}",
-            f"cell {self.cell + 1}/{self.cells.get(self.name, 0)}",
-            clock(time.monotonic() - self.began),
-            f"{clock(left)} left" if left is not None else "",
-            self.last,
-        ]
-        return " · ".join(part for part in parts if part)
-
-    def _place(self) -> str:
-        return f"{len(self.done) + 1}/{len(self.names)}"
-
-    def _print(self, text: str):
-        """A line of its own; on a terminal it takes the place of the progress line."""
-        if self.tty:
-            sys.stderr.write("\r\x1b[K")
-        if text:
-            print(text, file=sys.stderr, flush=True)
-
-    def _redraw(self):
-        while not self.stop.wait(0.25):
-            with self.lock:
-                if self.name:
-                    width = shutil.get_terminal_size().columns - 1
-                    sys.stderr.write(f"\r{self.line()[:width]}\x1b[K")
-                    sys.stderr.flush()
-
-
-def clock(seconds: float) -> str:
-    return f"{int(seconds) // 60}:{int(seconds) % 60:02d}"
 
 
 class ThisPython(KernelSpecManager):
@@ -162,90 +106,115 @@ class ThisPython(KernelSpecManager):
 
 
 class Client(NotebookClient):
-    """nbclient, telling the progress line what a cell prints."""
+    """nbclient, telling a progress bar what a cell prints."""
 
-    def __init__(self, notebook, progress, **kw):
-        super().__init__(notebook, **kw)
-        self.progress = progress
+    bar = None
 
     def process_message(self, msg, cell, cell_index):
         if msg["msg_type"] == "stream":
-            self.progress.heard(msg["content"]["text"])
+            lines = re.split(r"[\r\n]", strip_ansi(msg["content"]["text"]))
+            if last := [line.strip() for line in lines if line.strip()]:
+                self.bar.set_postfix_str(last[-1][:60])
         return super().process_message(msg, cell, cell_index)
 
 
-def execute(path: Path, kept: Path, key: str, results: Path, progress: Progress):
-    """Run one notebook and keep it in ``kept``, with its results, seconds and environment.
+@contextmanager
+def kernel_manager(outputs: Path):
+    """A kernel spoken to through Unix sockets: no network at all, not even the loopback.
 
-    ``results`` is the file where the notebook leaves its numbers. On a failing cell the partly
-    executed notebook is saved as NAME.failed.ipynb and ReportError names notebook, cell and cause.
+    Sockets want short paths (some 100 bytes); where no short folder can be written, TCP it is.
+    The folder is named after the outputs, so that a report finds what a killed one has left.
     """
-    notebook, source = nbformat.read(path, as_version=4), source_hash(path)
-    manager = AsyncKernelManager(kernel_spec_manager=ThisPython())
-    sockets = tempfile.TemporaryDirectory()
-    if sys.platform != "win32":  # Unix sockets: no network at all, not even the loopback
-        manager.transport, manager.ip = "ipc", os.path.join(sockets.name, "kernel")
-    client = Client(
-        notebook,
-        progress,
-        km=manager,
-        timeout=None,
-        resources={"metadata": {"path": path.parent}},
-        extra_arguments=["--log-level=ERROR"],
-    )
-    client.reset_execution_trackers()
-    results.unlink(missing_ok=True)
-    began = time.monotonic()
+    name = f"vae-report-{digest(str(outputs.resolve()))[:12]}"
+    manager, folder = AsyncKernelManager(kernel_spec_manager=ThisPython()), None
+    for base in [tempfile.gettempdir(), "/tmp"] if sys.platform != "win32" else []:
+        if len(os.path.join(base, name, "kernel-ipc-5")) < 100 and os.access(base, os.W_OK):
+            folder = Path(base, name)
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir(mode=0o700)
+            manager.transport, manager.ip = "ipc", str(folder / "kernel")
+            manager.connection_file = str(folder / "connection.json")
+            break
     try:
-        with sockets, client.setup_kernel(cleanup_kc=True):
-            for index, cell in enumerate(notebook.cells):
-                progress.cell = index
-                client.execute_cell(cell, index)
+        yield manager
+    finally:
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: dict) -> dict:
+    """Execute what has changed since it was last executed; return {path: executed notebook}.
+
+    Text may change without a run: the outputs of an earlier one go to the cells as they are now.
+    """
+    done, waiting = {}, {}
+    for path in chosen:
+        notebook, kept = read(path), outputs / "executed" / path.name
+        key = run_key(notebook, root, settings)
+        try:
+            earlier = nbformat.read(kept, as_version=4)
+            ran = iter(c.outputs for c in earlier.cells if c.cell_type == "code")
+            notebook.metadata["report"] = earlier.metadata["report"]
+            if force or notebook.metadata["report"]["key"] != key:
+                raise ValueError
+            for cell in notebook.cells:
+                if cell.cell_type == "code":
+                    cell.outputs = next(ran)
+            done[path] = notebook
+        except Exception:  # none, another, or a broken one
+            waiting[path] = (read(path), kept, key)
+    cells = sum(len(notebook.cells) for notebook, *_ in waiting.values())
+    with tqdm(total=cells, disable=None, bar_format=LAYOUT, dynamic_ncols=True) as bar:
+        for path, (notebook, kept, key) in waiting.items():
+            bar.set_description_str(path.stem)
+            results, began = outputs / "results" / path.with_suffix(".json").name, time.monotonic()
+            results.unlink(missing_ok=True)  # where the notebook leaves its numbers
+            execute(path, notebook, kept, bar)
+            seconds = round(time.monotonic() - began, 1)
+            about = {"key": key, "seconds": seconds, "environment": environment()}
+            notebook.metadata["report"] = about | {"results": read_json(results)}
+            write(kept, nbformat.writes(notebook))
+            done[path] = notebook
+            bar.write(f"{path.stem}: {len(notebook.cells)} cells, {seconds:.0f} s", sys.stderr)
+    return {path: done[path] for path in chosen}
+
+
+def execute(path: Path, notebook, kept: Path, bar):
+    """Run the cells of one notebook, where it has any that run.
+
+    On a failing cell the partly executed notebook is saved as NAME.failed.ipynb, and ReportError
+    names notebook, cell and cause.
+    """
+    index, place = 0, {"metadata": {"path": path.parent}}
+    try:
+        if not any(cell.cell_type == "code" for cell in notebook.cells):
+            return
+        with kernel_manager(kept.parent) as manager:
+            client = Client(notebook, km=manager, timeout=None, resources=place)
+            client.bar, client.extra_arguments = bar, ["--log-level=ERROR"]
+            client.reset_execution_trackers()
+            with client.setup_kernel(cleanup_kc=True):
+                for index, cell in enumerate(notebook.cells):
+                    client.execute_cell(cell, index)
+                    bar.update()
     except (CellExecutionError, DeadKernelError) as error:
-        failed = kept.with_suffix(".failed.ipynb")
-        save(notebook, failed)
-        raise ReportError(failure(path, notebook, progress.cell, error, failed)) from None
-    notebook.metadata["report"] = {
-        "key": key,
-        "source": source,
-        "seconds": round(time.monotonic() - began, 1),
-        "environment": environment(),
-        "results": json.loads(results.read_text()) if results.exists() else {},
-    }
-    save(notebook, kept)
+        failed, cause, trace = kept.with_suffix(".failed.ipynb"), "the kernel died (memory?)", ""
+        write(failed, nbformat.writes(notebook))
+        if isinstance(error, CellExecutionError):
+            cause = f"{error.ename}: {error.evalue}".splitlines()[0]
+            trace = error.traceback if sys.stderr.isatty() else strip_ansi(error.traceback)
+        cell = f"{index + 1} of {len(notebook.cells)}, id {notebook.cells[index].get('id', '-')}"
+        where = f"notebook  {path.name} (as far as it got: {os.path.relpath(failed)})"
+        message = f"{where}\ncell      {cell}\ncause     {cause}\n\n{trace}"
+        raise ReportError(message) from None
 
 
-def failure(path, notebook, index, error, failed: Path) -> str:
-    """Three lines (notebook, cell, cause), then the traceback."""
-    cell = notebook.cells[index]
-    if isinstance(error, CellExecutionError):
-        cause = f"{error.ename}: {error.evalue}".splitlines()[0]
-        trace = error.traceback if sys.stderr.isatty() else ANSI.sub("", error.traceback)
-    else:
-        cause, trace = "the kernel died (out of memory?)", ""
-    return (
-        f"notebook  {path.name} (as far as it got: {os.path.relpath(failed)})\n"
-        f"cell      {index + 1} of {len(notebook.cells)}, id {cell.get('id', '-')}\n"
-        f"cause     {cause}\n\n{trace}"
-    )
-
-
-def save(notebook, path: Path):
-    """Write beside and rename, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    nbformat.write(notebook, beside)
-    os.replace(beside, path)
-
-
-def load_kept(kept: Path):
-    """The notebook kept from an earlier run, or None where there is none (or a broken one)."""
-    try:
-        notebook = nbformat.read(kept, as_version=4)
-        return notebook if {"key", "source"} <= set(notebook.metadata.get("report", {})) else None
-    except Exception:
-        return None
-
-
-def count_cells(path: Path) -> int:
-    return len(json.loads(path.read_text(encoding="utf-8"))["cells"])
+def broken(path: Path, notebook) -> list[str]:
+    """The claims of a notebook that did not hold, answers to exercises aside."""
+    found = []
+    for number, cell in enumerate(notebook.cells, 1):
+        if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
+            printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
+            claims = [line for line in printed.splitlines() if line.startswith("✗")]
+            found += [f"{path.name}, cell {number} ({cell.get('id', '-')}): {c}" for c in claims]
+    return found
