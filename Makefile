@@ -12,7 +12,7 @@ CPU := --index-url https://download.pytorch.org/whl/cpu
 help:
 	@echo "make report        run the five notebooks, write docs/"
 	@echo "make report-all    the same with the extra chapters"
-	@echo "make pdf           all pages in one file, build/course.pdf"
+	@echo "make pdf           all pages in one file, build/report.pdf"
 	@echo "make address       write your copy's address into notebooks and README"
 	@echo "make lab           open the notebooks"
 	@echo "make test          run the tests        make lint    check code style"

@@ -187,6 +187,33 @@ def plot_manifold(model, n=15, limit=3.0, quantiles=False):
     return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
 
 
+def plot_diagram():
+    """A VAE as boxes and arrows, with the two terms of the loss and what each looks at."""
+    fig, ax = plt.subplots(figsize=(8, 3.4))
+    blue, red, green = LINES[:3]
+    boxes = (
+        ("$x$", 0, 2, green), ("encoder", 1.4, 2, GREY), ("$\\mu$", 2.8, 2.45, blue),
+        ("$\\log\\,\\sigma^2$", 2.8, 1.55, blue), ("$z=\\mu+\\sigma\\,\\varepsilon$", 4.4, 2, blue),
+        ("noise $\\varepsilon$", 4.4, 0.9, GREY), ("decoder", 6, 2, GREY), ("logits", 7.3, 2, green),
+    )  # fmt: skip
+    arrows = ((0.25, 2, 0.9, 2), (1.9, 2.1, 2.45, 2.4), (1.9, 1.9, 2.3, 1.6), (3.1, 2.4, 3.7, 2.1))
+    arrows += ((3.3, 1.6, 3.7, 1.9), (4.4, 1.15, 4.4, 1.7), (5.1, 2, 5.5, 2), (6.5, 2, 6.9, 2))
+    for x, y, to_x, to_y in arrows:
+        ax.annotate("", (to_x, to_y), (x, y), arrowprops={"arrowstyle": "-|>", "color": INK})
+    frame = (2.15, 3.45, 3.45, 2.15, 2.15), (2.85, 2.85, 1.15, 1.15, 2.85)  # around mu, log sigma²
+    for line in (((0, 0, 7.3, 7.3), (2.3, 3.2, 3.2, 2.3)), ((2.8, 2.8), (1.15, 0.75)), frame):
+        ax.plot(*line, color=red, lw=1.2, ls=(0, (3, 3)))
+    style = {"ha": "center", "va": "center"}
+    for text, x, y, color in boxes:
+        box = {"boxstyle": "round,pad=0.4", "fc": "none", "ec": color, "lw": 1.5}
+        ax.text(x, y, text, bbox=box, **style)
+    for x, y, text in ((3.65, 3.4, "reconstruction"), (2.8, 0.55, "KL to the prior")):
+        ax.text(x, y, text, color=red, **style)
+    ax.set(xlim=(-0.5, 7.9), ylim=(0.2, 3.6))
+    ax.axis("off")
+    return fig
+
+
 def interpolate(start, end, steps=12, spherical=False):
     """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
 

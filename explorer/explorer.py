@@ -1,0 +1,205 @@
+"""The explorer of 05_latent_exploration: two trained VAEs in one page of JavaScript.
+
+``show(run_2d, run_16d, test)`` packs both models and some test images into explorer.html, displays
+it, and leaves a still picture of it, explorer.png, in the folder of the first run.
+"""
+
+import base64
+import gzip
+import io
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from matplotlib.patches import Ellipse
+from matplotlib.patheffects import withStroke
+from torch import nn
+
+import vae_figures as figures
+import vae_utils as vae
+from explorer.page import assemble, frame
+from vae_data import CLASS_NAMES
+from vae_runs import write_file
+
+HERE = Path(__file__).parent
+MODULES = ["shared.js", "network.js", "places.js", "picture.js"]
+MODULES += ["explorer-map.js", "explorer-pad.js", "explorer.js"]
+MAX_BYTES = 5_000_000
+IMAGES = 1500  # test images that travel in the page
+CODE_UNIT = 1 / 2048  # codes travel as 16-bit multiples of it: up to ±16
+
+
+def _layers(body):
+    """[(linear layer, name of the activation after it, whether it is residual)] of a network."""
+    layers = []
+    for module in body:
+        if isinstance(module, vae.Residual):
+            layers.append((module.linear, type(module.act).__name__.lower(), True))
+        elif isinstance(module, nn.Linear):
+            layers.append((module, "none", False))
+        elif isinstance(module, (nn.ReLU, nn.SiLU, nn.GELU)):
+            layers[-1] = (layers[-1][0], type(module).__name__.lower(), False)
+        elif not isinstance(module, (nn.Flatten, nn.Unflatten)):
+            raise ValueError(f"The explorer cannot run the layer {type(module).__name__}.")
+    return layers
+
+
+def round_weights(weight, inputs):
+    """W ``(rows, cols)`` as whole numbers in [-127, 127] times a scale for each row.
+
+    Not each to its nearest: what rounding one column changes is made good, as far as ``inputs``
+    ``(N, cols)`` allow, by the columns that are still to come (GPTQ, Frantar et al. 2023). With
+    pictures, whose pixels go together, the outputs are four times as close for the same bytes.
+    """
+    weight, inputs = weight.double().clone(), inputs.double()
+    scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+    moments = inputs.T @ inputs / len(inputs)
+    moments += 0.01 * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
+    factor = torch.linalg.cholesky(torch.linalg.inv(moments), upper=True)
+    whole = torch.empty_like(weight)
+    for j in range(weight.shape[1]):
+        whole[:, j] = (weight[:, j] / scale).round().clamp(-127, 127)
+        error = (weight[:, j] - scale * whole[:, j]) / factor[j, j]
+        weight[:, j + 1 :] -= torch.outer(error, factor[j, j + 1 :])
+    return whole.to(torch.int8).numpy(), scale.float().numpy()
+
+
+@torch.no_grad()
+def _pack_network(layers, x):
+    """Sizes of all layers, their arrays, and what the network makes of x ``(N, fan_in)``."""
+    sizes, arrays = [], []
+    for linear, activation, residual in layers:
+        weight, bias = linear.weight.cpu(), linear.bias.cpu()
+        whole, scale = round_weights(weight, x)
+        sizes.append([*weight.shape, activation, residual])
+        arrays += [scale, bias.numpy(), whole]
+        h = torch.from_numpy(whole * scale[:, None])  # the next layer sees what the page will see
+        h = x @ h.T + bias
+        if activation != "none":
+            h = getattr(nn.functional, activation)(h)
+        x = x + h if residual else h
+    return sizes, arrays, x
+
+
+@torch.no_grad()
+def _pack_model(model, images):
+    """What the page needs of a model: a header for JSON, and arrays that follow one another."""
+    device = next(model.parameters()).device
+    mu, logvar = (part.cpu() for part in model.encode(images.to(device)))
+    kl = 0.5 * (mu**2 + logvar.exp() - 1 - logvar).mean(0)  # of each dimension, in nats
+    heads = nn.Linear(*reversed((2 * mu.shape[1], model.encoder.mu.in_features)))
+    heads.weight.data = torch.cat([model.encoder.mu.weight, model.encoder.logvar.weight])
+    heads.bias.data = torch.cat([model.encoder.mu.bias, model.encoder.logvar.bias])
+    few = images[-2000:].flatten(1)  # not those that travel
+    noise = torch.randn(mu.shape, generator=torch.Generator().manual_seed(0))
+    codes = torch.cat([mu[-2000:], 1.5 * noise[-2000:]])  # of images, and places around them
+    encoder = _pack_network([*_layers(model.encoder.body), (heads, "none", False)], few)
+    decoder = _pack_network(_layers(model.decoder.body), codes)
+    whole_codes = (mu[:IMAGES] / CODE_UNIT).round().clamp(-32767, 32767).short().numpy()
+    header = {
+        "encoder": encoder[0],
+        "decoder": decoder[0],
+        "kl": [round(float(value), 4) for value in kl],
+        "reach": float(mu.abs().max()),
+    }
+    return header, [*encoder[1], *decoder[1], whole_codes], mu, torch.exp(0.5 * logvar)
+
+
+@torch.no_grad()
+def draw_still(model, images, labels, mu, sigma, tags, names):
+    """A still of the page, as the bytes of a PNG: the plane, one image, and ten draws of its code.
+
+    The plane shows its pictures and the codes; the image is the first, with its ellipses.
+    """
+    low, high = np.quantile(mu, [0.003, 0.997], axis=0) + [[-0.2], [0.2]]
+    middle, reach = (low + high) / 2, (high - low).max() / 2
+    steps = torch.linspace(-1, 1, 2 * 16 + 1)[1::2] * reach  # the middles of 16 tiles
+    x, y = np.meshgrid(middle[0] + steps, middle[1] - steps)
+    device = next(model.parameters()).device
+
+    def decode(codes):
+        codes = torch.as_tensor(np.asarray(codes), dtype=torch.float32, device=device)
+        return torch.sigmoid(model.decode(codes)).cpu()
+
+    fig, ax = plt.subplots(figsize=(6, 6), layout="none")
+    mosaic = decode(np.column_stack([x.ravel(), y.ravel()])).reshape(16, 16, 28, 28)
+    extent = [middle[0] - reach, middle[0] + reach, middle[1] - reach, middle[1] + reach]
+    mosaic = mosaic.transpose(1, 2).reshape(448, 448)
+    ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=2.2, extent=extent)
+    ax.scatter(*mu.T, s=6, c=np.array(figures.COLORS)[labels], alpha=0.8, linewidths=0)
+    for label, tag in tags.items():
+        text = ax.text(*tag, names[label], ha="center", va="center", weight="bold")
+        text.set_path_effects([withStroke(linewidth=3, foreground="white")])
+    for k in (1, 2):  # an Ellipse takes diameters: twice k sigma
+        ax.add_patch(Ellipse(mu[0], *(2 * k * sigma[0]), fill=False, color="black", lw=1.5))
+    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    eps = np.random.default_rng(0).standard_normal((10, 2))
+    draws = decode(mu[0] + sigma[0] * eps)
+    for box, picture, title in (
+        ([1.06, 0.56, 0.4, 0.4], images[0, 0], "a test image"),
+        ([1.06, 0.0, 0.4, 0.46], figures.tile(draws, 3), "ten draws of its code, decoded"),
+    ):
+        side = ax.inset_axes(box)
+        side.imshow(picture, cmap="gray", vmin=0, vmax=1)
+        side.set_title(title, fontsize=10)
+        side.axis("off")
+    buffer = io.BytesIO()
+    fig.savefig(buffer, dpi=150, bbox_inches="tight")
+    plt.close(fig)
+    return buffer.getvalue()
+
+
+def build(run_2d, run_16d, test):
+    """The page as text, and a still picture of it as the bytes of a PNG.
+
+    Raises ValueError for models that the page cannot run, and for one too large.
+    """
+    images, labels = (tensor.cpu() for tensor in test.tensors)
+    if run_2d.config.latent_dim != 2:
+        raise ValueError(f"The map is a plane: latent_dim 2, not {run_2d.config.latent_dim}.")
+    for config in (run_2d.config, run_16d.config):
+        if config.architecture == "conv":
+            raise ValueError(f"The explorer runs MLP and residual networks; {config.name} is conv.")
+    header_2d, arrays, mu, sigma = _pack_model(run_2d.model.eval(), images)
+    header_16d, more, _, _ = _pack_model(run_16d.model.eval(), images)
+    tags = figures.name_places(mu.numpy(), labels.numpy())
+    pixels = (images[:IMAGES] * 255).round().byte().numpy()
+    blob = b"".join(np.ascontiguousarray(part).tobytes() for part in [*arrays, *more, pixels])
+    names = CLASS_NAMES[run_2d.config.dataset]
+    data = {
+        "models": [header_2d, header_16d],
+        "codeUnit": CODE_UNIT,
+        "names": names,
+        "colors": figures.COLORS,
+        "labels": "".join(map(str, labels[:IMAGES].tolist())),
+        "first": int(sigma[:200].prod(1).argmax()),  # where the noise can be seen
+        "scale": {"mnist": 300, "fashion": 500}[run_2d.config.dataset],  # of the bars, in nats
+        "tags": {label: place.round(3).tolist() for label, place in tags.items()},
+        "arrays": base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode(),
+    }
+    thing = {"mnist": "digit", "fashion": "garment"}[run_2d.config.dataset]
+    modules = [HERE / "src" / name for name in MODULES]
+    dims = str(run_16d.config.latent_dim)
+    page = assemble(HERE / "explorer.html", modules, data, thing=thing, dims=dims)
+    if len(page.encode()) > MAX_BYTES:
+        raise ValueError(f"The explorer would take {len(page.encode()) / 1e6:.1f} MB: too much.")
+    shown = mu[:IMAGES].numpy(), sigma[:IMAGES].numpy(), tags, names
+    return page, draw_still(run_2d.model, images[:IMAGES], labels[:IMAGES].numpy(), *shown)
+
+
+def show(run_2d, run_16d, test):
+    """Display the explorer of two runs.
+
+    run_2d: its model has two latent dimensions; run_16d: more of them; both MLP or residual.
+    test: a TensorDataset of images ``(N, 1, 28, 28)`` and labels ``(N,)``, as ``load_dataset``
+    gives it. Raises ValueError for other models, and where the page would pass 5 MB.
+    """
+    page, still = build(run_2d, run_16d, test)
+    path = Path(run_2d.out_dir).resolve() / "explorer.png"
+    write_file(path, still)
+    alt = (
+        "The latent explorer: an image goes through encoder, noise and decoder; beside it the plane"
+        " with the codes of test images, coloured by class, and the pictures decoded from it."
+    )
+    frame(page, page="explorer.html", alt=alt, still=path, height=1400)

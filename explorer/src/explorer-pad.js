@@ -1,0 +1,154 @@
+// The pad: an image to look at, a place to draw on, and the door for pictures of one's own.
+
+import { $, fitCanvas, say, showPixels } from "./shared.js";
+import { asMnist, inkOf } from "./picture.js";
+
+const PEN = 2.6; // width of a stroke in pixels of 28
+const SIDE = 280; // of the sheets on which drawings and pictures are made smaller
+const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+
+function trace(ctx, strokes, width) {
+  Object.assign(ctx, {
+    lineWidth: width,
+    lineCap: "round",
+    lineJoin: "round",
+    strokeStyle: "#fff",
+  });
+  for (const stroke of strokes) {
+    ctx.beginPath();
+    for (const [x, y] of stroke) ctx.lineTo(x, y);
+    ctx.lineTo(stroke.at(-1)[0] + 0.01, stroke.at(-1)[1]); // a dot is a line too
+    ctx.stroke();
+  }
+}
+
+/** One value for each pixel of what `draw` draws on a black sheet. */
+function sheet(draw) {
+  const canvas = new OffscreenCanvas(SIDE, SIDE);
+  const ctx = canvas.getContext("2d");
+  ctx.fillRect(0, 0, SIDE, SIDE);
+  draw(ctx);
+  const rgba = ctx.getImageData(0, 0, SIDE, SIDE).data;
+  const light = (i) => (0.3 * rgba[i] + 0.59 * rgba[i + 1] + 0.11 * rgba[i + 2]) / 255;
+  return Float32Array.from({ length: SIDE * SIDE }, (_, i) => light(4 * i));
+}
+
+/** Strokes as an image. The pen is as wide after scaling as MNIST's pens are, in drawings of any size. */
+function drawingToImage(strokes) {
+  const spans = [0, 1].map((k) => {
+    const values = strokes.flat().map((p) => p[k]);
+    return Math.max(...values) - Math.min(...values);
+  });
+  const width = Math.max(0.5, (PEN * Math.max(...spans)) / (20 - PEN));
+  const ink = sheet((ctx) => {
+    ctx.scale(SIDE / 28, SIDE / 28);
+    trace(ctx, strokes, width);
+  });
+  return asMnist(ink, SIDE);
+}
+
+/** A file as an image: the square in its middle, as ink on black. null where it is all one grey. */
+async function fileToImage(file) {
+  const bitmap = await createImageBitmap(file);
+  const cut = Math.min(bitmap.width, bitmap.height);
+  const [left, top] = [(bitmap.width - cut) / 2, (bitmap.height - cut) / 2];
+  const grey = sheet((ctx) => {
+    ctx.fillStyle = "#fff"; // where the picture is transparent
+    ctx.fillRect(0, 0, SIDE, SIDE);
+    ctx.imageSmoothingQuality = "high";
+    ctx.drawImage(bitmap, left, top, cut, cut, 0, 0, SIDE, SIDE);
+  });
+  return asMnist(inkOf(grey), SIDE);
+}
+
+/**
+ * The pad over #pad. `changed(pixels, name)` gets each new image, null for an empty pad.
+ * Returns show(pixels, name), which puts an image on it.
+ */
+export function makePad(changed) {
+  const pad = $("pad");
+  const pen = { at: [14, 14], down: false, shown: false };
+  let [strokes, image, stroking, waiting] = [[], null, false, false];
+
+  function draw() {
+    const ctx = fitCanvas(pad);
+    ctx.scale(pad.clientWidth / 28, pad.clientWidth / 28);
+    ctx.imageSmoothingEnabled = false;
+    if (image) ctx.drawImage($("seen"), 0, 0, 28, 28);
+    trace(ctx, strokes, PEN);
+    $("seen").hidden = !strokes.length;
+    if (!pen.shown) return;
+    ctx.beginPath();
+    ctx.arc(...pen.at, pen.down ? 0.9 : 1.4, 0, 7);
+    Object.assign(ctx, { lineWidth: 0.4, strokeStyle: "#ffa90e" });
+    ctx.stroke();
+  }
+  function show(pixels, name) {
+    [strokes, image] = [[], pixels];
+    pen.down = false;
+    if (pixels) showPixels($("seen"), pixels);
+    draw();
+    changed(pixels, name);
+  }
+  function add(point, begins) {
+    image = null;
+    if (begins) strokes.push([point]);
+    else strokes.at(-1).push(point);
+    if (waiting) return; // at most once a frame
+    waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      if (!strokes.length) return;
+      const pixels = drawingToImage(strokes);
+      showPixels($("seen"), pixels);
+      draw();
+      changed(pixels, "your drawing");
+    });
+  }
+
+  const at = (event) => [event.offsetX, event.offsetY].map((v) => (28 * v) / pad.clientWidth);
+  pad.addEventListener("pointerdown", (event) => {
+    pad.setPointerCapture(event.pointerId);
+    stroking = true;
+    pen.shown = pen.down = false;
+    add(at(event), true);
+  });
+  pad.addEventListener("pointermove", (event) => stroking && add(at(event), false));
+  for (const end of ["pointerup", "pointercancel"])
+    pad.addEventListener(end, () => (stroking = false));
+  pad.addEventListener("keydown", (event) => {
+    const move = MOVES[event.key];
+    if ((!move && event.key !== " ") || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    pen.shown = true;
+    if (move) pen.at = pen.at.map((v, k) => Math.min(26, Math.max(2, v + move[k])));
+    else pen.down = !pen.down;
+    if (pen.down) add(pen.at, !move);
+    else draw();
+    if (!pen.down) say(`Pen at ${pen.at[0]}, ${pen.at[1]} of 28, lifted.`);
+  });
+  pad.addEventListener("blur", () => {
+    pen.shown = pen.down = false;
+    draw();
+  });
+  $("clear").addEventListener("click", () => show(null, "empty: draw here"));
+
+  async function take(file) {
+    const pixels = await fileToImage(file).catch(() => null);
+    if (pixels) show(pixels, "your picture, cut and centred");
+    else $("image-name").textContent = `in ${file.name} no picture was found`;
+    say($("image-name").textContent);
+  }
+  $("file").addEventListener("change", (event) => {
+    if (event.target.files[0]) take(event.target.files[0]);
+    event.target.value = ""; // so that the same file can be chosen again
+  });
+  for (const type of ["dragover", "dragleave", "drop"]) {
+    document.addEventListener(type, (event) => {
+      event.preventDefault();
+      document.body.classList.toggle("dropping", type === "dragover");
+      if (type === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+    });
+  }
+  return { show, draw };
+}

@@ -1,0 +1,30 @@
+// What the page and its worker agree on.
+
+export const HELD_OUT = 768; // images at the end of each data set that are never trained on
+export const CYCLE = 2000; // steps of a one-cycle schedule
+export const WARM_UP = 1000; // steps in which β rises from 0
+export const GRID = 16; // the mosaic has 16 × 16 pictures
+export const SHOWN = 6; // images with reconstructions, and as many samples
+
+/** What a run starts from. */
+export const STANDARD = {
+  dataset: "digits",
+  d: 2, // size of the code
+  seed: 1,
+  beta: 1,
+  warmUp: false,
+  noise: true,
+  mean: false, // reconstruction averaged over the pixels instead of summed
+  rate: 3e-3,
+  schedule: "constant", // or "one-cycle"
+};
+
+/** β and learning rate that are in force at a step. */
+export function inForce({ beta, warmUp, rate, schedule }, step) {
+  const part = (step % CYCLE) / CYCLE;
+  const cycle = part < 0.2 ? part / 0.2 : (1 + Math.cos((Math.PI * (part - 0.2)) / 0.8)) / 2;
+  return {
+    beta: warmUp ? beta * Math.min(1, step / WARM_UP) : beta,
+    rate: schedule === "one-cycle" ? rate * Math.max(cycle, 0.001) : rate,
+  };
+}

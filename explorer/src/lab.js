@@ -1,0 +1,281 @@
+// The lab: a page around a trainer. It holds the settings, sends them to the worker, and shows what
+// comes back.
+
+import { $, homeLink, number, say, tellHeight, unbase64, unzip } from "./shared.js";
+import { HELD_OUT, STANDARD } from "./lab-settings.js";
+import { drawCurve, drawMap, drawRow } from "./lab-draw.js";
+import { measure } from "./lab-measures.js";
+
+const data = JSON.parse($("data").textContent);
+const ROUND = 6000; // steps after which training pauses by itself
+const TRAINED = 600; // steps after which a question may go on with the network that is there
+
+const state = {
+  id: 0, // counts the runs
+  settings: { ...STANDARD },
+  showLabels: true,
+  running: false,
+  snapshot: null, // the last one, as worker.js posts it
+  before: null, // the one before, when steps are slow enough to see each
+  measures: null, // what is said about the snapshot
+  history: [], // {step, train, held, beta}
+  turn: [0.6, 0.4], // of the map of three dimensions, in radians
+  question: null, // its button, whose data-* say what is changed, expected and answered
+  until: null, // the step that answers it; null while the network is still being prepared
+  asked: null, // the measures just before its change
+  answer: "",
+};
+
+// ---------------------------------------------------------------------------------- the worker
+
+const script = new Blob([data.worker], { type: "text/javascript" }); // so that it works from a file
+const worker = new Worker(URL.createObjectURL(script));
+worker.postMessage({ wasm: unbase64(data.wasm) });
+const sent = new Set(); // names of data sets
+let queue = Promise.resolve(); // messages wait here while images are being unzipped
+
+const dataset = () => data.datasets[state.settings.dataset];
+
+/** Changes the state, and sends the trainer a message. */
+function tell(change, message) {
+  Object.assign(state, change);
+  showSettings();
+  const name = state.settings.dataset;
+  queue = queue.then(async () => {
+    if (!sent.has(name)) {
+      worker.postMessage({ name, packed: await unzip(unbase64(data.datasets[name].images)) });
+    }
+    sent.add(name);
+    worker.postMessage(message);
+  });
+}
+
+const pause = () => tell({ running: false }, { pause: true });
+const run = (steps = ROUND) => tell({ running: true }, { run: steps });
+
+/** Changes settings while it runs. */
+const set = (change) => tell({ settings: { ...state.settings, ...change } }, { settings: change });
+
+/** A new network, perhaps with other settings. */
+function restart(change) {
+  const [settings, id] = [{ ...state.settings, ...change }, state.id + 1];
+  const start = { id, settings, history: [], snapshot: null, before: null, running: false };
+  tell(start, { start: settings, id, view: viewOf(settings.d) });
+}
+
+/** The two directions of the map in the space of codes. */
+function viewOf(d) {
+  const [yaw, pitch] = d === 3 ? state.turn : [0, 0];
+  const { sin, cos } = Math;
+  const up = [-sin(pitch) * sin(yaw), cos(pitch), sin(pitch) * cos(yaw)];
+  return { u: [cos(yaw), 0, sin(yaw)], v: d === 1 ? [0] : up };
+}
+
+worker.onmessage = ({ data: snapshot }) => {
+  if (snapshot.id !== state.id) return; // of a run that has been left
+  const { step, train, held, beta, running } = snapshot;
+  state.before = step - state.snapshot?.step === 1 ? state.snapshot : null;
+  Object.assign(state, { snapshot, running });
+  state.measures = { step, beta, ...held, ...measure(snapshot, dataset().labels) };
+  if (train) state.history.push({ step, train, held, beta });
+  if (state.history.length > 600) state.history = state.history.filter((_, i) => i % 2);
+  follow();
+  requestAnimationFrame(show);
+};
+
+// ------------------------------------------------------------------------------- the questions
+
+/** A question starts a new network, or (data-live) goes on with one of the usual settings. */
+function ask(question) {
+  const { settings, snapshot } = state;
+  const usual = { ...STANDARD, seed: settings.seed, d: settings.d, dataset: settings.dataset };
+  const ready = Object.keys(usual).every((name) => usual[name] === settings[name]);
+  const step = ready && snapshot ? snapshot.step : 0;
+  Object.assign(state, { question, settings: usual, until: null, answer: "", showLabels: true });
+  if (!("live" in question.dataset) || step >= TRAINED) return change();
+  if (!ready) restart();
+  run(TRAINED - step);
+}
+
+/** What the question is about; the network is ready for it. */
+function change() {
+  const { live, change, steps, hide } = state.question.dataset;
+  (live === undefined ? restart : set)(JSON.parse(change));
+  const until = (state.snapshot?.step ?? 0) + Number(steps);
+  Object.assign(state, { until, asked: state.measures, showLabels: !hide });
+  run(Number(steps));
+}
+
+/** After each snapshot: can the question go on, or be answered? */
+function follow() {
+  const { question, answer, until, snapshot, measures, asked, history } = state;
+  if (!question || answer) return;
+  const broken = !Number.isFinite(snapshot.held.loss);
+  if (until === null && snapshot.step >= TRAINED) change();
+  else if (until && (snapshot.step >= until || broken)) {
+    const words = { now: wordsOf(measures, history), then: wordsOf(asked ?? measures, history) };
+    const fill = (_, past, name) => (past ? words.then : words.now)[name];
+    state.answer = question.dataset.happened.replace(/{(before )?(\w+)}/g, fill);
+    showSettings();
+  }
+}
+
+const nats = (v) => (Number.isFinite(v) ? `${number(v, v < 10 ? 2 : 0)} nats` : "not a number");
+const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
+
+/** The numbers that an answer may name, and "before" those from before its change. */
+function wordsOf({ step, loss, recon, kl, same, inside, spread, pair }, history) {
+  const late = history.filter((point) => point.step > 100).map(({ train }) => train.loss);
+  const peak = history.reduce((a, b) => (b.held.kl > a.held.kl ? b : a));
+  return {
+    ...{ step, loss: nats(loss), recon: nats(recon), kl: nats(kl), spread: number(spread) },
+    ...{ same: percent(same), inside: percent(inside) },
+    ...{ lowest: nats(Math.min(...late)), highest: nats(Math.max(...late)) },
+    ...{ peak: nats(peak.held.kl), peakStep: peak.step, peakBeta: number(peak.beta) },
+    pair: pair.map((label) => dataset().names[label]).join(" and "),
+  };
+}
+
+/** The reader has taken over: a question that is still open is dropped. */
+function drop() {
+  if (state.question && !state.answer) state.question = null;
+}
+
+// --------------------------------------------------------------------------------- the screen
+
+function show() {
+  const { snapshot, measures, history, settings, until, answer } = state;
+  if (!snapshot) return;
+  drawMap($("map"), { ...state, ...dataset(), colors: data.colors });
+  drawRow($("originals"), snapshot.originals);
+  drawRow($("rebuilt"), snapshot.rebuilt);
+  drawRow($("samples"), snapshot.samples);
+
+  const { step, beta, rate, held, reach, speed, running, kernel } = snapshot;
+  const recon = settings.mean ? held.recon / 784 : held.recon;
+  const broken = Number.isFinite(held.loss)
+    ? ""
+    : "and the loss is no longer a number: start again";
+  const texts = {
+    steps: step.toLocaleString("en"),
+    speed: running ? `${Math.round(speed)} steps/s in ${kernel}` : broken,
+    loss: number(held.loss, settings.mean ? 3 : 1),
+    recon: number(recon, settings.mean ? 3 : 1),
+    beta: number(beta),
+    kl: number(held.kl),
+    same: percent(measures.same),
+    spread: number(measures.spread),
+    reach: `The map reaches from −${reach} to ${reach}.`,
+    rate: rate === settings.rate ? "" : `, now ${rate.toPrecision(2)}`,
+    progress: answer ? "" : `Step ${step} of ${until ?? `${TRAINED}, before the change`}.`,
+  };
+  for (const [name, text] of Object.entries(texts)) $(name).textContent = text;
+  $("recon-bar").style.flexGrow = recon || 0;
+  $("kl-bar").style.flexGrow = beta * held.kl || 0;
+  for (const name of ["loss", "recon", "kl"]) {
+    const curve = $(`${name}-curve`);
+    drawCurve(curve, history, name);
+    curve.ariaLabel = `Curve of ${curve.title} over ${step} steps, now ${nats(held[name])}`;
+  }
+  $("map").ariaLabel =
+    `Map of ${HELD_OUT} codes after ${step} steps, from −${reach} to ${reach} each way. Standard ` +
+    `deviation ${texts.spread}; the nearest other code is of the same class for ${texts.same}`;
+  if (!running) say($("map").ariaLabel);
+}
+
+/** Everything that follows from settings and question. */
+function showSettings() {
+  const { settings, question, running, showLabels } = state;
+  for (const input of document.querySelectorAll("[data-setting]")) {
+    const value = settings[input.dataset.setting];
+    if (input.type === "checkbox") input.checked = value;
+    else input.value = value;
+  }
+  $("labels").checked = showLabels;
+  $("beta-set").textContent = number(settings.beta, 1);
+  $("play").textContent = running ? "Pause" : "Play";
+  $("turn").hidden = settings.d !== 3;
+  $("flat").hidden = settings.d !== 1;
+  $("rings").hidden = settings.d === 1;
+  $("size").textContent = settings.d;
+  $("legend").replaceChildren(
+    ...dataset().names.map((name, label) => {
+      const item = document.createElement("span");
+      item.textContent = name;
+      item.style.setProperty("--dot", showLabels ? data.colors[label] : "var(--muted)");
+      return item;
+    }),
+  );
+  for (const button of document.querySelectorAll("#questions button")) {
+    button.ariaPressed = button === question;
+  }
+  $("answer").hidden = !question;
+  $("expect").textContent = question?.dataset.expect;
+  $("happened").textContent = state.answer;
+  requestAnimationFrame(show);
+}
+
+// -------------------------------------------------------------------------------------- input
+
+const actions = {
+  play: () => (state.running ? pause() : run()),
+  one: () => run(1),
+  again: () => restart(),
+  standard: () => restart({ ...STANDARD }),
+};
+for (const [name, action] of Object.entries(actions)) {
+  $(name).onclick = () => {
+    drop();
+    action();
+  };
+}
+for (const button of document.querySelectorAll("#questions button")) {
+  button.onclick = () => {
+    ask(button);
+    $("answer").scrollIntoView({ block: "nearest" });
+  };
+}
+for (const input of document.querySelectorAll("[data-setting]")) {
+  input.addEventListener("input", () => {
+    const { setting, live } = input.dataset;
+    const value = input.type === "checkbox" ? input.checked : input.value;
+    drop();
+    (live === undefined ? restart : set)({
+      [setting]: typeof STANDARD[setting] === "number" ? Number(value) : value,
+    });
+  });
+}
+$("pace").onchange = () => tell({}, { pace: Number($("pace").value) });
+$("labels").onchange = () => {
+  state.showLabels = $("labels").checked;
+  showSettings();
+};
+
+function turn(yaw, pitch) {
+  state.turn = [state.turn[0] + yaw, Math.max(-1.5, Math.min(1.5, state.turn[1] + pitch))];
+  tell({}, { view: viewOf(3) });
+}
+const ARROWS = {
+  ArrowLeft: [-0.1, 0],
+  ArrowRight: [0.1, 0],
+  ArrowUp: [0, -0.1],
+  ArrowDown: [0, 0.1],
+};
+$("map").onkeydown = (event) => {
+  if (state.settings.d !== 3 || !ARROWS[event.key]) return;
+  event.preventDefault();
+  turn(...ARROWS[event.key]);
+};
+$("map").onpointermove = ({ buttons, movementX, movementY }) => {
+  if (state.settings.d === 3 && buttons & 1) turn(movementX / 100, movementY / 100);
+};
+
+// Nothing trains where nobody looks.
+document.addEventListener("visibilitychange", () => document.hidden && state.running && pause());
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
+addEventListener("resize", () => requestAnimationFrame(show));
+
+restart();
+homeLink();
+tellHeight($("main"));
+window.lab = { state, data }; // for the curious, and for tests

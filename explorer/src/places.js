@@ -1,0 +1,65 @@
+// Points of the latent space: the way between two, the nearest code, and places in the address.
+
+/**
+ * The code a share t of the way from a to b: on the line, or on the arc between their directions
+ * (White 2016), which stays as far from the middle as its ends are.
+ */
+export function between(a, b, t, arc) {
+  const dot = (u, v) => u.reduce((sum, value, k) => sum + value * v[k], 0);
+  let [s, r] = [1 - t, t];
+  if (arc) {
+    const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+    const angle = Math.acos(Math.min(0.9999, cosine));
+    // Opposite directions have no shortest arc, and the middle itself has no direction: line.
+    if (cosine > -0.9999) [s, r] = [s, r].map((w) => Math.sin(w * angle) / Math.sin(angle));
+  }
+  return a.map((value, k) => s * value + r * b[k]);
+}
+
+/** Index of the code nearest to z; codes hold d numbers each. */
+export function nearest(codes, z) {
+  let [best, least] = [0, Infinity];
+  for (let i = 0; i * z.length < codes.length; i++) {
+    let distance = 0;
+    for (let k = 0; k < z.length; k++) distance += (codes[i * z.length + k] - z[k]) ** 2;
+    if (distance < least) [best, least] = [i, distance];
+  }
+  return best;
+}
+
+/**
+ * What an address asks for, such as #model=16&image=3&z=0.50,-1.20&a=image7&b=2,1&way=arc
+ *
+ *     model  2 or 16: the tab
+ *     image  number of the test image that goes through the model
+ *     z      the point whose picture is shown; a, b: the ends of the walk.
+ *            A place is its coordinates, or image7 for the mean code of test image 7
+ *     way    line or arc
+ *
+ * `code(i)` gives the code of image i, for the model that is asked for. Nonsense is left out.
+ */
+export function readAddress(hash, models, current) {
+  const asked = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
+  const model = models.find(({ d }) => d === Number(asked.model)) ?? current;
+  const known = (i) => Number.isInteger(i) && i >= 0 && i * model.d < model.codes.length;
+  const place = (text = "") => {
+    const index = Number(text.match(/^image(\d+)$/)?.[1] ?? NaN);
+    if (known(index)) return [...model.codes.subarray(index * model.d, (index + 1) * model.d)];
+    const z = text.split(",").map((part) => (part.trim() ? Number(part) : NaN));
+    return z.length === model.d && z.every(Number.isFinite) ? z : undefined;
+  };
+  const image = Number(asked.image ?? NaN);
+  return {
+    model,
+    image: known(image) ? image : undefined,
+    ...{ z: place(asked.z), a: place(asked.a), b: place(asked.b) },
+    arc: asked.way ? asked.way === "arc" : undefined,
+  };
+}
+
+/** The same as a text; what is undefined is left out. */
+export function writeAddress(parts) {
+  const text = (v) => (Array.isArray(v) ? v.map((x) => x.toFixed(2)).join(",") : String(v));
+  const given = Object.entries(parts).filter(([, value]) => value !== undefined);
+  return "#" + given.map(([name, value]) => `${name}=${text(value)}`).join("&");
+}

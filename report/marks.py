@@ -1,0 +1,78 @@
+"""Numbers of a run in text: ``136.47<!--best-2d/test_loss-->`` names its place in the results.
+
+``<!--04_evaluation:best-2d/share-->`` names a number of another chapter. Jupyter and code hosts
+show the number alone; the report writes the new number in its place and takes comments away.
+"""
+
+import math
+import re
+
+MARK = re.compile(
+    r"(?P<number>(?<![\w.,])[−+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|–)"
+    r"<!--(?:(?P<chapter>\w+):)?(?P<path>[^\s:>][^:>\n]*?)-->"
+)
+LIKE_A_MARK = re.compile(r"<!--(?:\w+:)?[\w.-]+/[^>\n]*-->")
+NO_PROSE = re.compile(  # code, formulas, solutions, targets of links, sentences that cite others
+    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details.*?</details>"
+    r"|[^\n|]*references\.ipynb#[^\n]*|\]\([^)]*\)|(?:Python|torch|version) [\d.]+",
+    re.S,
+)
+DECIMAL = re.compile(r"(?<![\w.^/×·-])(?:[1-9]\d*\.\d+|0\.\d*[1-8]\d+)(?![\w.])")
+
+
+def lookup(match: re.Match, chapter: str, results: dict):
+    """The number that a mark names, or None."""
+    value = results.get(match["chapter"] or chapter)
+    for key in match["path"].split("/"):
+        value = value.get(key) if isinstance(value, dict) else None
+    known = isinstance(value, (int, float)) and math.isfinite(value)
+    return value if known else None
+
+
+def written(value: float, like: str) -> str:
+    """The value with the decimals, thousands separators and signs of the number it replaces."""
+    decimals = len(like.partition(".")[2])
+    grouped = "," in like or float(re.sub("[^0-9.]", "", like) or 0) < 1000
+    text = f"{value:{'+' * like.startswith('+')}{',' * grouped}.{decimals}f}"
+    if not re.search("[1-9]", text):
+        text = text.lstrip("-")  # no minus zero
+    return text if like.startswith("-") else text.replace("-", "−")
+
+
+def fill(text: str, chapter: str, results: dict, unknown: list | None = None) -> str:
+    """The text with the numbers of ``results``; marks that name nothing go to ``unknown``.
+
+    Without that list, as on pages of another data set, a number nobody knows is shown as –.
+    """
+
+    def replace(match):
+        number, mark = match[0].split("<!--", 1)
+        value = lookup(match, chapter, results)
+        if value is not None:
+            number = written(value, number)
+        elif unknown is None:
+            number = "–"
+        else:
+            unknown.append(match)
+        return f"{number}<!--{mark}"
+
+    return MARK.sub(replace, text)
+
+
+def strip(text: str) -> str:
+    """The text as pages show it."""
+    return MARK.sub(lambda match: match["number"], text)
+
+
+def problems(text: str, chapter: str, results: dict) -> list[str]:
+    """Marks that disagree with the results or name nothing, and decimals that carry no mark."""
+    unknown: list[re.Match] = []
+    fresh = fill(text, chapter, results, unknown)
+    pairs = zip(MARK.finditer(text), MARK.finditer(fresh))
+    found = [f"{old[0]} should be {new['number']}" for old, new in pairs if old[0] != new[0]]
+    found += [f"{mark[0]} names no result" for mark in unknown]
+    bare = MARK.sub("", text)
+    found += [f"{mark[0]} follows no number" for mark in LIKE_A_MARK.finditer(bare)]
+    return found + [
+        f"{number[0]} has no mark" for number in DECIMAL.finditer(NO_PROSE.sub("", bare))
+    ]

@@ -1,0 +1,249 @@
+"""Markdown pages become HTML: formulas as MathML, figures in the page's own type and colours.
+
+All that a page shows stands in its .md file and the images beside it, so pages of chapters that
+were not run again are made anew with the rest, and know their neighbours.
+"""
+
+import json
+import re
+import shutil
+import textwrap
+from pathlib import Path
+
+import jinja2
+import mistune
+from bs4 import BeautifulSoup
+from math_core import LatexError, LatexToMathML
+from PIL import Image
+from pygments import highlight
+from pygments.formatters import HtmlFormatter
+from pygments.lexers import get_lexer_by_name
+
+from report.execute import ReportError, write
+from report.export import HERE, slug
+
+NAVIGATION = re.compile(r"<!-- nav -->.*?<!-- /nav -->\n*", re.S)
+UNITS = "nats?|bits?|seconds?|s|minutes?|epochs?|images?|pixels?|dimensions?|parameters|times|[%±×]"
+HELD = re.compile(rf"(?<=\d) (?=(?:{UNITS})(?!\w))|(?<=[±×≈]) (?=[\d−])")  # spaces that never break
+TEX = LatexToMathML(fancy_error=False)
+
+
+def finish(folder: Path, names: list[str], results: dict):
+    """Make navigation and HTML of every page anew, the search index, and copy the static files."""
+    texts = {
+        name: NAVIGATION.sub("", (folder / f"{name}.md").read_text(encoding="utf-8"))
+        for name in names
+        if (folder / f"{name}.md").exists()
+    }
+    titles = {name: re.search(r"^# (.+)$|\Z", text, re.M)[1] for name, text in texts.items()}
+    pages = [(n, "Overview" if n == "index" else t or n) for n, t in titles.items()]
+    works = re.findall(r'<a id="([\w-]+)"></a>(.+)', texts.get("references", ""))
+    works = {key: re.sub(r"\[([^\]]+)\]\([^)]*\)|[*`]", r"\1", entry) for key, entry in works}
+    machine = results.get("environment", {})
+    seconds = sum(s for n, s in machine.get("seconds", {}).items() if "01" <= n[:2] <= "05")
+    template = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    ).get_template("page.html.j2")
+    found = []
+    for number, (name, text) in enumerate(texts.items()):
+        for other in re.findall(r"\]\(([\w-]+)\.md[#)]", text):  # a chapter that has no page yet
+            if other not in texts:
+                text = re.sub(rf"\[([^\]]*)\]\({other}\.md[^)]*\)", r"\1", text)
+        links = [t if n == name else f"[{t}]({n}.md)" for n, t in pages]
+        head, body = text.split("\n", 1)
+        navigation = f"<!-- nav -->{' · '.join(links)}<!-- /nav -->"
+        write(folder / f"{name}.md", f"{head}\n\n{navigation}\n\n{body.lstrip()}")
+        page = Page(folder, name, text, works)
+        around = [pages[i] if 0 <= i < len(pages) else None for i in (number - 1, number + 1)]
+        known = {"page": page, "pages": pages, "around": around, "machine": machine}
+        html = template.render(known, minutes=f"{seconds / 60:.0f}")
+        write(folder / f"{name}.html", page.fill(html))
+        found.append([name, page.plain, page.sections])
+    found = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
+    write(folder / "search-data.js", f"searchData({found});\n")
+    shutil.copytree(HERE / "static", folder, dirs_exist_ok=True)
+    (folder / ".nojekyll").touch()
+
+
+class Renderer(mistune.HTMLRenderer):
+    """Code is coloured, formulas are drawn, what was printed is told from code."""
+
+    def __init__(self, name: str):
+        super().__init__(escape=False)
+        self.name = name
+
+    def math(self, tex, display=False):
+        try:
+            drawn = TEX.convert_with_local_state(tex.strip(), displaystyle=display)
+        except LatexError as error:
+            cause = " ".join(str(error).split())[:80]
+            message = f"{self.name}: cannot draw {' '.join(tex.split())} ({cause})"
+            raise ReportError(message) from None
+        return f'<div class="display">{drawn}</div>\n' if display else drawn
+
+    def block_code(self, code, info=None):
+        lines = code.strip("\n").split("\n")
+        if info == "math":
+            return self.math(code, display=True)
+        if info == "text" and all(line[:2] in ("✓ ", "✗ ", "– ", "○ ") for line in lines):
+            items = (f'<li data-mark="{x[0]}">{mistune.escape(x[2:])}</li>' for x in lines)
+            return f'<ul class="checks">{"".join(items)}</ul>\n'
+        if info == "text":
+            return f'<pre class="output">{mistune.escape(code)}</pre>\n'
+        return highlight(code, get_lexer_by_name(info or "text"), HtmlFormatter())
+
+
+def inline_math(md):
+    """$`…`$, as code hosts write it."""
+
+    def parse(inline, match, state):
+        state.append_token({"type": "math", "raw": match["tex"]})
+        return match.end()
+
+    md.inline.register("math", r"\$`(?P<tex>[^`]+)`\$", parse, before="codespan")
+
+
+class Page:
+    """One page of HTML, made from its markdown."""
+
+    def __init__(self, folder: Path, name: str, text: str, works: dict[str, str]):
+        self.folder, self.name, self.works, self.svgs = folder, name, works, []
+        self.source = re.search(r"sha256 (\w+)|$", text)[1] or ""
+        text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
+        html = mistune.create_markdown(renderer=Renderer(name), plugins=["table", inline_math])(
+            text
+        )
+        html = re.sub(
+            r"\(?<math>[^⟦]*?</math>[.,;:!?)’]+", r'<span class="nobr">\g<0></span>', html
+        )
+        self.soup = soup = BeautifulSoup(html, "html.parser")
+        title = soup.h1.extract() if soup.h1 else self.tag("h1")
+        self.heading, self.plain = title.decode_contents(), title.get_text()
+        self.description = textwrap.shorten(
+            soup.p.get_text() if soup.p else "", 160, placeholder="…"
+        )
+        self.contents, self.sections = [], []
+        self.headings()
+        self.links()
+        for image in soup.select("p > img:only-child, p > a:only-child > img:only-child"):
+            self.figure(image)
+        self.boxes()
+        self.captions()
+        self.image = soup.img["src"] if soup.img else None
+        for text in soup.find_all(string=HELD):
+            if not text.find_parent(["pre", "code", "math"]):
+                text.replace_with(HELD.sub("\u00a0", text))
+        self.body = str(soup)
+
+    def tag(self, name: str, css: str | None = None, **attributes):
+        return self.soup.new_tag(name, attrs=attributes | ({"class": css} if css else {}))
+
+    def headings(self):
+        """Give each heading an id and a link to itself; collect contents and what search reads."""
+        section = ["", "", ""]
+        for tag in self.soup.find_all(["h2", "h3", "p", "li", "td"]):
+            text = " ".join(tag.get_text().split())
+            if tag.name in ("h2", "h3"):
+                anchor, seen = slug(text) or "section", {s[0] for s in self.sections}
+                while anchor in seen:
+                    anchor += "-1"
+                tag["id"] = anchor
+                self.contents.append((anchor, tag.decode_contents(), tag.name))
+                mark = self.tag("a", "anchor", href=f"#{anchor}")
+                mark["aria-label"], mark.string = "Link to this section", "#"
+                tag.append(mark)
+                section = [anchor, text, ""]
+            elif not tag.find(["p", "li"]):
+                section[2] = f"{section[2]} {text}".strip()
+            if section not in self.sections:
+                self.sections.append(section)
+
+    def links(self):
+        """Between pages; those that leave the folder become text; works show what they are."""
+        for tag in self.soup.find_all("a", href=True):
+            target, mark, fragment = tag["href"].partition("#")
+            if target.startswith("../"):
+                tag.unwrap()
+            elif re.fullmatch(r"[\w-]+\.md", target):
+                tag["href"] = f"{target[:-3]}.html{mark}{fragment}"
+                if target == "references.md" and fragment in self.works:
+                    tag["data-work"] = self.works[fragment]
+
+    def figure(self, image):
+        """An image alone in its paragraph; several in a row stand side by side."""
+        link, path = image.find_parent("a"), self.folder / image["src"]
+        paragraph = (link or image).parent
+        figure = paragraph.find_previous_sibling()
+        if link or figure is None or figure.name != "figure" or "frame" in figure.get("class", []):
+            figure = self.tag("figure", "frame" if link else None)
+            paragraph.insert_before(figure)
+        width = 0
+        if path.suffix == ".svg" and path.exists():
+            svg, width = inline_svg(path, f"{self.name}-{path.stem}", image["alt"])
+            self.svgs.append(svg)
+            figure.append(f"⟦svg {len(self.svgs) - 1}⟧")
+        else:
+            figure.append((link or image).extract())
+            image["loading"] = "lazy"
+            if path.exists():
+                with Image.open(path) as opened:  # at 96 pixels an inch
+                    scale = 96 / opened.info.get("dpi", (96, 96))[0]
+                    width, height = (round(side * scale) for side in opened.size)
+                image["width"], image["height"] = width, height
+        paragraph.decompose()
+        if not link and (width > 700 or len(figure.contents) > 1):
+            figure["class"] = "wide"
+
+    def boxes(self):
+        """Tables may scroll, asides stand in the margin, folded code is told from other folds."""
+        for table in self.soup.find_all("table"):
+            table.wrap(self.tag("div", "scroll"))
+            for head in table.find_all("th"):
+                if head.get_text(strip=True):
+                    head["scope"] = "col"
+                else:
+                    head.name = "td"
+        for quote in self.soup.find_all("blockquote"):
+            if quote.get_text(strip=True).startswith("Aside."):
+                quote.strong.decompose()
+                quote.name, before = "aside", quote.find_previous_sibling()
+                before.wrap(self.tag("div", "noted")).insert(0, quote.extract())
+        for box in self.soup.find_all("details"):
+            del box["markdown"]
+            inner = box.find_all(True, recursive=False)[1:]
+            code = len(inner) == 1 and "highlight" in inner[0].get("class", [])
+            box["class"] = "fold code" if code else "fold"
+
+    def captions(self):
+        """A paragraph that begins with **Figure n.** belongs to the figure or table before it."""
+        for strong in self.soup.select("p > strong:first-child"):
+            word, paragraph = strong.get_text().split(" ")[0], strong.parent
+            before = paragraph.find_previous_sibling()
+            if strong.previous_sibling or before is None:
+                continue
+            if word == "Figure" and before.name == "figure":
+                paragraph.name = "figcaption"
+                before.append(paragraph.extract())
+            elif word == "Table" and before.table:
+                paragraph.name = "caption"
+                before.table.insert(0, paragraph.extract())
+
+    def fill(self, html: str) -> str:
+        return re.sub(r"⟦svg (\d+)⟧", lambda token: self.svgs[int(token[1])], html)
+
+
+def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
+    """A plot of matplotlib as part of the page, in its ink, paper and face; and its width."""
+    svg = path.read_text(encoding="utf-8")
+    box = re.search(r'viewBox="([\d. ]+)"', svg)[1]
+    width = round(float(box.split()[2]) * 4 / 3)
+    body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
+    body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
+    body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
+    body = re.sub(r"'[^\";]*(?:, *[\w-]+)*, *sans-serif|'[^\";]*DejaVu[^\";]*", "var(--sans)", body)
+    body = re.sub("#222222|#000000", "currentColor", body).replace("#ffffff", "var(--paper)")
+    top = f'<svg class="plot" role="img" aria-label="{mistune.escape(alt)}" viewBox="{box}"'
+    return f'{top} style="--width:{width}px"><g id="{key}">{body}</g></svg>', width
