@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+
 from vae_data import CLASS_NAMES
 
 # A colour for each class. Searched so that no two are alike, in grey and for colour-blind readers
@@ -194,7 +195,8 @@ def plot_diagram():
     boxes = (
         ("$x$", 0, 2, green), ("encoder", 1.4, 2, GREY), ("$\\mu$", 2.8, 2.45, blue),
         ("$\\log\\,\\sigma^2$", 2.8, 1.55, blue), ("$z=\\mu+\\sigma\\,\\varepsilon$", 4.4, 2, blue),
-        ("noise $\\varepsilon$", 4.4, 0.9, GREY), ("decoder", 6, 2, GREY), ("logits", 7.3, 2, green),
+        ("noise $\\varepsilon$", 4.4, 0.9, GREY), ("decoder", 6, 2, GREY),
+        ("logits", 7.3, 2, green),
     )  # fmt: skip
     arrows = ((0.25, 2, 0.9, 2), (1.9, 2.1, 2.45, 2.4), (1.9, 1.9, 2.3, 1.6), (3.1, 2.4, 3.7, 2.1))
     arrows += ((3.3, 1.6, 3.7, 1.9), (4.4, 1.15, 4.4, 1.7), (5.1, 2, 5.5, 2), (6.5, 2, 6.9, 2))

@@ -241,8 +241,8 @@ def write_results(results):
             "",
             f"Report A ends at a test loss of {REPORT_A} after 10 epochs of the ordinary "
             f"`conv-2d`, which take {conv:.0f} s here. Dense layers, 784-512-256-128-2 and back, "
-            f"with SiLU, trained our way for {r['ours_epochs']} epochs, end at {r['ours_loss']:.2f} in "
-            f"{r['ours_s']:.1f} s: {faster}.",
+            f"with SiLU, trained our way for {r['ours_epochs']} epochs, "
+            f"end at {r['ours_loss']:.2f} in {r['ours_s']:.1f} s: {faster}.",
         ]
     if {*RECIPES, "parts"} <= results.keys():
         lines += ["", "What each part gives: our way, with one part taken away."]

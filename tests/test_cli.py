@@ -123,7 +123,8 @@ def test_flags_reach_the_config(capsys, monkeypatch):
         return vae_utils.Run(None, [row] * config.epochs, config, Path("somewhere"))
 
     monkeypatch.setattr(vae_utils, "fit", fake)
-    flags = "--dataset fashion --val-fraction 0.2 --seed 3 --architecture conv --hidden 64 32 --decoder-hidden 8"
+    flags = "--dataset fashion --val-fraction 0.2 --seed 3 --architecture conv --hidden 64 32"
+    flags += " --decoder-hidden 8"
     flags += " --latent-dim 5 --activation gelu --no-variational --recon-loss cb --beta 0"
     flags += " --warmup-epochs 2 --binarize --shift 1 --epochs 4 --batch-size 64 --lr 0.01"
     flags += " --schedule constant --optimizer muon --precision float32"
