@@ -42,10 +42,10 @@ def show(fig, name, alt):
             text.set_color(GREY)
     else:
         file = io.StringIO()
-        fig.savefig(file, format="svg", metadata={"Date": None})
+        fig.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
         data["image/svg+xml"] = file.getvalue()
     file = io.BytesIO()
-    fig.savefig(file, format="png", transparent=pictures)
+    fig.savefig(file, format="png", transparent=pictures, bbox_inches="tight")
     data["image/png"] = file.getvalue()
     display(data, raw=True, metadata={"filename": name, "alt": alt})
     plt.close(fig)

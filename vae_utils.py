@@ -453,10 +453,7 @@ class Muon(torch.optim.AdamW):
     def step(self):
         for group in self.param_groups:
             for weight in group["params"]:
-                if (
-                    weight.grad is None
-                    or min(weight.flatten(1).shape if weight.ndim > 1 else (0,)) <= 16
-                ):
+                if weight.grad is None or weight.ndim < 2 or min(weight.flatten(1).shape) <= 16:
                     continue
                 state = self.state[weight]
                 if not state:  # AdamW looks for its count of steps when it loads a state

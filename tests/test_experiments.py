@@ -1,25 +1,23 @@
-"""The runner of notebook 06 (its cell tagged runner): local processes, and two dask workers."""
+"""Many runs at once: in_parallel on local processes, and on two dask workers."""
 
 import importlib.util
 import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
-NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "06_experiments.ipynb"
 SCRIPT = """
-import contextlib, io, json, os, sys
-import joblib, nbformat, torch
-from joblib import Parallel, delayed
-from tqdm import tqdm
-from vae_utils import Config, fit, outputs_dir
+import json, os, sys
+import joblib
+from vae_runs import in_parallel
+from vae_utils import Config, fit, load_run, outputs_dir
 
-for cell in nbformat.read(sys.argv[1], as_version=4).cells:
-    if "runner" in cell.metadata.get("tags", []):
-        exec(cell.source)
+
+def train(config):
+    fit(config, out_dir=FOLDER / config.name, figures=False)
+    return sum(row["seconds"] for row in load_run(FOLDER / config.name).history)
 
 
 def where(config):
@@ -31,7 +29,7 @@ def main(backend):
     FOLDER = outputs_dir() / backend
     print("backend", backend)
     configs = [Config(name, hidden=(8,), epochs=2) for name in ("one", "two", "bad")]
-    fit(Config("bad", hidden=(4,), epochs=1), FOLDER / "bad")  # its folder is taken
+    fit(Config("bad", hidden=(4,), epochs=1), out_dir=FOLDER / "bad")  # its folder is taken
     seconds = in_parallel(train, configs)
     written = {name: (FOLDER / name / "last.pt").stat().st_mtime_ns for name in seconds}
     again = in_parallel(train, configs)
@@ -45,7 +43,7 @@ def main(backend):
 
 if __name__ == "__main__":
     main("loky")
-    if len(sys.argv) > 2:
+    if len(sys.argv) > 1:
         from distributed import Client, LocalCluster
 
         with (
@@ -69,7 +67,7 @@ def printed(tmp_path_factory):
     script.write_text(SCRIPT, encoding="utf-8")
     dask = ["dask"] if importlib.util.find_spec("distributed") else []
     done = subprocess.run(
-        [sys.executable, script, NOTEBOOK, *dask],
+        [sys.executable, script, *dask],
         env=os.environ | {"VAE_FAST": "1", "VAE_OUT_DIR": str(folder)},
         capture_output=True, text=True, encoding="utf-8", timeout=240,
     )  # fmt: skip
@@ -90,7 +88,7 @@ def check(lines, numbers):
     assert numbers["trained"] == ["one", "two"]
     assert numbers["same"] and numbers["elsewhere"]
     failed = [line for line in lines if line.startswith("bad failed. ValueError: ")]
-    assert len(failed) == 2 and "holds a run of another config" in failed[0]
+    assert len(failed) == 2 and "holds another run" in failed[0]
 
 
 def test_runs_go_to_processes_and_a_failing_one_is_reported(printed):

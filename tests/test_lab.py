@@ -185,6 +185,7 @@ def opened(browser, file):
             browser.new_context(**{"viewport": {"width": 1000, "height": 900}} | options)
         )
         tab = contexts[-1].new_page()
+        tab.set_default_timeout(120_000)  # of a busy machine
         tab.on("pageerror", lambda error: wrong.append(str(error)))
         tab.on("console", lambda message: wrong.append(message.text))
         tab.on(
@@ -240,6 +241,9 @@ def test_it_trains_from_a_file_and_the_classes_come_apart(opened):
 
 def test_questions_say_what_to_expect_and_what_happened(opened):
     tab = opened()
+    tab.evaluate(
+        "document.querySelectorAll('[data-steps]').forEach((b) => (b.dataset.steps = 400))"
+    )
 
     def ask(label):
         tab.get_by_role("button", name=label).click()

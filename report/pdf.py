@@ -1,0 +1,58 @@
+"""``python -m report.pdf``: all pages of docs/ as one PDF with contents, printed by Chromium."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+
+ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
+FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
+
+
+def book(docs: Path) -> str:
+    """One page that holds the articles of all, with links that stay inside it."""
+    page = BeautifulSoup((docs / "index.html").read_text(encoding="utf-8"), "html.parser")
+    names = [link["href"].removesuffix(".html") for link in page.select(".pages a")]
+    articles, contents = [], []
+    for name in names:
+        text = (docs / f"{name}.html").read_text(encoding="utf-8")
+        article = re.search(r"<article>(.*)</article>", text, re.S)[1]  # inline SVG stays as it is
+        article = re.sub(r'(<h[1-4][^>]* id=")', rf"\g<1>{name}--", article)
+        article = re.sub(r'(<a id=")', rf"\g<1>{name}--", article)
+        article = re.sub(r'(<a [^>]*href="#)', rf"\g<1>{name}--", article)
+        article = re.sub(r'href="([\w-]+)\.html#', r'href="#\1--', article)
+        article = re.sub(r'href="([\w-]+)\.html"', r'href="#\1"', article)
+        article = article.replace("<details", "<details open").replace('loading="lazy"', "")
+        articles.append(f'<article id="{name}">{article}</article>')
+        title = BeautifulSoup(article, "html.parser").h1.get_text()
+        contents.append(f'<li><a href="#{name}">{title}</a></li>')
+    head = str(page.head).replace('href="', f'href="{docs.as_uri()}/', 2)
+    first, *rest = articles
+    contents = f'<nav class="contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>'
+    body = f'<body class="book"><main>{first}{contents}{"".join(rest)}</main></body>'
+    return f'<!doctype html><html lang="en">{head}{body}</html>'
+
+
+def main(docs: Path = ROOT / "docs", target: Path = ROOT / "build" / "report.pdf") -> int:
+    browser = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if browser is None:
+        print("pdf: no Chromium here; a browser can print single pages", file=sys.stderr)
+        return 1
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "book.html")
+        html = book(docs).replace('src="', f'src="{docs.as_uri()}/')
+        path.write_text(html, encoding="utf-8")
+        command = [browser, *FLAGS, f"--user-data-dir={folder}", f"--print-to-pdf={target}"]
+        done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True)
+    print(f"{target} written" if done.returncode == 0 else done.stderr[-500:])
+    return done.returncode
+
+
+if __name__ == "__main__":
+    sys.exit(main())
