@@ -69,7 +69,9 @@ def page_hash(notebook) -> str:
 def run_key(notebook, root: Path, settings: dict) -> str:
     """Hash of what decides the outputs: code cells, our modules, settings, versions. Not text."""
     code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
-    ours = (*root.glob("*.py"), *root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*"))
+    ours = list(root.glob("*.py"))
+    if any("explorer" in source for source in code):
+        ours += [*root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*")]
     modules = [path.read_bytes().hex() for path in sorted(ours) if path.suffix != ".png"]
     versions = [version(name) for name in PACKAGES]
     return digest(code, modules, settings, versions, platform.python_version())

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = sorted(p for p in (ROOT / "docs").glob("*.html") if p.stem != "explorer")
+PAGES = sorted(p for p in (ROOT / "docs").glob("*.html") if p.stem not in ("explorer", "lab"))
 AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
@@ -59,19 +59,8 @@ def inside(url):
 
 RAW_TEX = r"""() => {
   const copy = document.querySelector("main").cloneNode(true);
-  copy.querySelectorAll("pre, code, svg, script, summary").forEach(e => e.remove());
-  return copy.textContent.match(/\$[^$\s][^$]*\$|\\[a-zA-Z]{2,}|⟦/g);
-}"""
-UNDRAWN = """() => {
-  document.querySelectorAll("details").forEach(d => d.open = true);
-  return [...document.querySelectorAll("main svg.tex")].filter(svg => {
-    const box = svg.getBoundingClientRect(), ink = svg.getBBox();
-    const lost = [...svg.querySelectorAll("use")].some(
-      use => !document.getElementById(use.getAttribute("href").slice(1)));
-    return lost || box.width < 2 || box.height < 2 || ink.width < 1
-      || getComputedStyle(svg).fill !== getComputedStyle(svg.parentElement).color
-      || !svg.getAttribute("aria-label");
-  }).map(svg => svg.getAttribute("aria-label"));
+  copy.querySelectorAll("pre, code, svg, math, script, summary").forEach(e => e.remove());
+  return copy.textContent.match(/\$[^$\s][^$]*\$|\\[a-zA-Z]{2,}|⟦|<!--/g);
 }"""
 BROKEN_IMAGES = """async () => {
   const images = [...document.images];
@@ -79,30 +68,51 @@ BROKEN_IMAGES = """async () => {
   await Promise.all(images.map(i => i.decode().catch(() => {})));
   return images.filter(i => !i.naturalWidth).map(i => i.src);
 }"""
+# What is wider than its place: the page, or a thing that may neither scroll nor be cut.
+CLIPPED = """() => {
+  const name = e => `${e.tagName}.${e.className}: ${e.textContent.slice(0, 50)}`;
+  const seen = e => e.getClientRects().length > 0;
+  const found = [];
+  if (document.documentElement.scrollWidth > innerWidth) found.push("the page itself");
+  const narrow = innerWidth < 1440;
+  for (const box of document.querySelectorAll(".scroll, .display")) {
+    const wide = box.scrollWidth - box.clientWidth;
+    const told = narrow && box.tabIndex === 0;
+    if (seen(box) && wide > 1 && !told) found.push(`${wide} px ${name(box)}`);
+  }
+  const parts = "p, li, figcaption, aside, h1, h2, h3, summary, figure, img";
+  for (const e of document.querySelectorAll(`main :is(${parts})`)) {
+    const inner = e.clientWidth && e.scrollWidth > e.clientWidth + 2;
+    const wide = inner || e.getBoundingClientRect().right > innerWidth + 1;
+    if (seen(e) && !e.closest(".scroll, .display, pre") && wide) found.push(name(e));
+  }
+  for (const svg of document.querySelectorAll("main .plot")) {
+    const frame = svg.getBoundingClientRect();
+    if (!frame.width) continue;
+    for (const text of svg.querySelectorAll("text")) {
+      const box = text.getBoundingClientRect();
+      const cut = box.left < frame.left - 3 || box.right > frame.right + 3;
+      if (cut) found.push(`label ${text.textContent} of ${svg.ariaLabel}`);
+    }
+  }
+  return found;
+}"""
 
 
 @each_page
-@pytest.mark.parametrize("theme", ["light", "dark"])
-def test_page_is_whole(visit, path, theme):
-    page = visit(path, theme=theme)
-    assert page.evaluate(RAW_TEX) is None
-    assert page.evaluate(UNDRAWN) == []
-    assert page.evaluate(BROKEN_IMAGES) == []
-    assert page.complaints == [] and page.outside == []
-
-
-@each_page
-def test_nothing_hangs_over(visit, path):
+def test_page_is_whole_at_every_width(visit, path):
     page = visit(path)
-    for width in (1440, 768, 390):
+    page.evaluate("document.fonts.ready")
+    assert page.evaluate("document.fonts.check('16px 'Report Serif'')")
+    assert page.evaluate(RAW_TEX) is None
+    assert page.evaluate(BROKEN_IMAGES) == []
+    page.evaluate("document.querySelectorAll('main details').forEach(d => d.open = true)")
+    for theme, width in (("light", 1920), ("dark", 1440), ("light", 768), ("dark", 390)):
         page.set_viewport_size({"width": width, "height": 900})
-        for opened in (False, True):
-            page.evaluate(
-                "open => document.querySelectorAll('main details').forEach(d => d.open = open)",
-                opened,
-            )
-            wide = page.evaluate("document.documentElement.scrollWidth - innerWidth")
-            assert wide <= 0, f"{wide} px too wide at {width} px"
+        page.emulate_media(color_scheme=theme)
+        page.wait_for_timeout(50)  # the scripts of the page look at the new width
+        assert page.evaluate(CLIPPED) == [], f"at {width} px"
+    assert page.complaints == [] and page.outside == []
 
 
 @each_page
@@ -119,13 +129,14 @@ def test_anchors_and_links(visit, path):
     assert files <= there
 
 
-SLIM = """() => {  // one piece of code of each colour and no strokes of formulas: axe is slow
+SLIM = """() => {  // one piece of code of each colour and one formula: axe is slow
   const seen = new Set();
   for (const span of document.querySelectorAll("pre span")) {
     if (seen.has(span.className)) span.replaceWith(span.textContent);
     seen.add(span.className);
   }
   document.querySelectorAll("svg > *").forEach(e => e.remove());
+  [...document.querySelectorAll("math")].slice(1).forEach(e => e.replaceWith("x"));
   document.querySelectorAll("details").forEach(d => d.open = true);
 }"""
 
@@ -152,10 +163,11 @@ def test_axe_finds_nothing(visit, path):
 def test_keyboard_reaches_everything(visit, path):
     page = visit(path, width=390)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
+    page.evaluate("document.querySelectorAll('iframe').forEach(f => f.remove())")  # not ours
     wanted = page.evaluate(
         """() => {
-          const all = [...document.querySelectorAll(
-            "a[href], button, summary, iframe, [tabindex='0']")];
+          const all = [...document.querySelectorAll("a[href], button, summary, [tabindex='0']")]
+            .filter(e => e.getClientRects().length);
           all.forEach((e, i) => e.dataset.stop = i);
           return all.length;
         }"""
@@ -166,8 +178,8 @@ def test_keyboard_reaches_everything(visit, path):
     for _ in range(2 * wanted):
         stop, shown, element = page.evaluate(
             """() => {
-              const e = document.activeElement, frame = e.tagName === "IFRAME";
-              const shown = frame || getComputedStyle(e).outlineStyle !== "none";
+              const e = document.activeElement;
+              const shown = getComputedStyle(e).outlineStyle !== "none";
               return [e.dataset.stop, shown, e.outerHTML.slice(0, 200)];
             }"""
         )
@@ -180,7 +192,11 @@ def test_keyboard_reaches_everything(visit, path):
 
 
 @each_page
-def test_first_screen_is_quick(visit, path):
+def test_weight_and_first_screen(visit, path):
+    html, weight = path.read_text(encoding="utf-8"), path.stat().st_size
+    for image in path.parent.glob("img/*/*"):
+        weight += image.stat().st_size * (f'"{image.relative_to(path.parent).as_posix()}"' in html)
+    assert weight <= 2_000_000
     times = []
     for _ in range(3):  # the best of three: the machine may be busy
         page = visit(path)
@@ -189,6 +205,29 @@ def test_first_screen_is_quick(visit, path):
         if times[-1] < 1000:
             break
     assert min(times) < 1000
+
+
+def test_search(visit):
+    assert (PAGES[0].parent / "search-data.js").stat().st_size <= 400_000
+    page = visit(ROOT / "docs" / "index.html")
+    page.keyboard.press("/")
+    page.keyboard.type("reparameter")
+    page.wait_for_selector("dialog li a")
+    first = page.locator("dialog li a").first
+    assert "reparameter" in first.locator("mark").first.inner_text().lower()
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+    page.wait_for_url("**/0*.html*")
+    assert page.complaints == [] and page.outside == []
+
+
+def test_a_cited_work_is_named(visit):
+    page = visit(ROOT / "docs" / "02_model.html", width=390)
+    link = page.locator("a[data-work]").first
+    link.focus()
+    shown = link.evaluate("e => getComputedStyle(e, '::after').content")
+    assert link.get_attribute("data-work")[:20] in shown
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
 
 
 @each_page

@@ -2,21 +2,11 @@
 // one of two models; a point of that model's space is decoded; a walk leads from A to B.
 // Places in the address, #z=… and others: see readAddress in places.js.
 
-import {
-  $,
-  color,
-  fitCanvas,
-  homeLink,
-  number,
-  say,
-  showPixels,
-  tellHeight,
-  unbase64,
-  unzip,
-} from "./shared.js";
+import { $, color, fitCanvas, homeLink, inSlices, number, say } from "./shared.js";
+import { showPixels, tellHeight, unbase64, unzip } from "./shared.js";
 import { crossEntropy, kl, normal, reader, unpackModel } from "./network.js";
 import { between, nearest, readAddress, writeAddress } from "./places.js";
-import { drawEllipse, inSlices, makeMap } from "./explorer-map.js";
+import { drawCode, makeMap } from "./explorer-map.js";
 import { makePad } from "./explorer-pad.js";
 
 const FRAMES = 11; // of the film; the draws are ten and the mean, eleven too
@@ -152,7 +142,7 @@ function drawLens() {
       ctx.fillStyle = data.colors[labels[i]];
       if (Math.max(Math.abs(u), Math.abs(v)) < 2 * side) ctx.fillRect(u - 2, v - 2, 4, 4);
     }
-    drawEllipse(ctx, code, draws, chosen, place, unit);
+    drawCode(ctx, state, place, unit);
     return;
   }
   const step = side / model.d;
@@ -213,33 +203,27 @@ function setPoint(z, kept) {
   state.point = z ?? state.kept;
   askPoint();
 }
-let pointAsked = false;
-function askPoint() {
-  // at most once a frame
-  if (pointAsked) return;
-  pointAsked = true;
-  requestAnimationFrame(() => {
-    pointAsked = false;
-    const { model, point } = state;
-    state.near = nearest(model.codes, point);
-    const name = data.names[labels[state.near]];
-    showPixels($("decoded"), model.decode(point));
-    showPixels($("near"), imageAt(state.near));
-    $("near-name").innerHTML =
-      `<i class="dot" style="background: ${data.colors[labels[state.near]]}"></i>${name}`;
-    const text =
-      model.d === 2
-        ? `z = ${pair(point)}`
-        : `${model.d} numbers, length ${number(Math.hypot(...point))}`;
-    $("z").textContent = text;
-    $("decoded").setAttribute("aria-label", `Picture decoded from ${text}`);
-    $("near").setAttribute("aria-label", `Test image ${state.near}, class ${name}`);
-    if (model.d === 2) map.drawTop();
-    else showSliders();
-    say(`${text}. Nearest test image: ${name}.`);
-    tellAddress();
-  });
-}
+const askPoint = inSlices(() => {
+  const { model, point } = state;
+  state.near = nearest(model.codes, point);
+  const name = data.names[labels[state.near]];
+  showPixels($("decoded"), model.decode(point));
+  showPixels($("near"), imageAt(state.near));
+  $("near-name").innerHTML =
+    `<i class="dot" style="background: ${data.colors[labels[state.near]]}"></i>${name}`;
+  const text =
+    model.d === 2
+      ? `z = ${pair(point)}`
+      : `${model.d} numbers, length ${number(Math.hypot(...point))}`;
+  $("z").textContent = text;
+  $("decoded").setAttribute("aria-label", `Picture decoded from ${text}`);
+  $("near").setAttribute("aria-label", `Test image ${state.near}, class ${name}`);
+  if (model.d === 2) map.drawTop();
+  else showSliders();
+  say(`${text}. Nearest test image: ${name}.`);
+  tellAddress();
+  return false; // at most once a frame
+});
 function movePoint(what, z, kept) {
   if (kept) pause();
   if (what === "point") return setPoint(z, kept);
@@ -263,7 +247,7 @@ data.names.forEach((name, label) => {
   button.addEventListener("click", () => {
     state.alone = state.alone === label ? null : label;
     markPressed($("legend"), state.alone === label ? button : null);
-    map.drawCloud();
+    map.redraw();
   });
   $("legend").append(button);
 });
@@ -463,11 +447,10 @@ function followAddress() {
 addEventListener("hashchange", () => location.hash !== written && followAddress());
 
 function layout() {
-  map.layout();
   pad.draw();
   if (state.code) drawLens();
 }
-for (const id of ["cursor", "lens"]) new ResizeObserver(layout).observe($(id));
+new ResizeObserver(layout).observe($("lens"));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", layout);
 $("map-text").textContent =
   "Where the classes lie: " +

@@ -170,8 +170,8 @@ function show() {
     progress: answer ? "" : `Step ${step} of ${until ?? `${TRAINED}, before the change`}.`,
   };
   for (const [name, text] of Object.entries(texts)) $(name).textContent = text;
-  $("recon-bar").style.flexGrow = recon || 0;
-  $("kl-bar").style.flexGrow = beta * held.kl || 0;
+  $("recon-bar").style.flexGrow = 1000 * recon || 0; // shares: a sum below 1 would not fill the bar
+  $("kl-bar").style.flexGrow = 1000 * beta * held.kl || 0;
   for (const name of ["loss", "recon", "kl"]) {
     const curve = $(`${name}-curve`);
     drawCurve(curve, history, name);

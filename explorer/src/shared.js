@@ -15,6 +15,8 @@ export async function unzip(bytes) {
 /** 1.2 as "1.20", with a true minus sign where it is negative. */
 export const number = (v, digits = 2) => v.toFixed(digits).replace("-", "−");
 
+export const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
+
 /** The value of a colour of style.css, such as "--ink". */
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 
@@ -63,4 +65,25 @@ export function tellHeight(main) {
 /** The way back to the pages; a page in a frame is on one of them, or in a notebook. */
 export function homeLink() {
   $("home").hidden = window !== parent || !location.protocol.match(/^(file|https?):$/);
+}
+
+/**
+ * Spreads work over frames; the function that it returns asks for it. In each frame the job is done
+ * again and again for 8 ms, or until it says that nothing is left; then `shown` is called.
+ */
+export function inSlices(job, shown = () => {}) {
+  let waiting = false;
+  const ask = () => {
+    if (!waiting) requestAnimationFrame(go);
+    waiting = true;
+  };
+  const go = () => {
+    waiting = false;
+    const end = performance.now() + 8;
+    let more = true;
+    while (more && performance.now() < end) more = job();
+    shown();
+    if (more) ask();
+  };
+  return ask;
 }
