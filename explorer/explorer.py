@@ -26,7 +26,7 @@ HERE = Path(__file__).parent
 MODULES = ["shared.js", "network.js", "places.js", "picture.js"]
 MODULES += ["explorer-map.js", "explorer-pad.js", "explorer.js"]
 MAX_BYTES = 5_000_000
-IMAGES = 1500  # test images that travel in the page
+IMAGES = (1500, 1000, 500)  # test images that travel in the page: as many as fit into MAX_BYTES
 CODE_UNIT = 1 / 2048  # codes travel as 16-bit multiples of it: up to ±16
 
 
@@ -96,14 +96,12 @@ def _pack_model(model, images):
     codes = torch.cat([mu[-2000:], 1.5 * noise[-2000:]])  # of images, and places around them
     encoder = _pack_network([*_layers(model.encoder.body), (heads, "none", False)], few)
     decoder = _pack_network(_layers(model.decoder.body), codes)
-    whole_codes = (mu[:IMAGES] / CODE_UNIT).round().clamp(-32767, 32767).short().numpy()
     header = {
         "encoder": encoder[0],
         "decoder": decoder[0],
         "kl": [round(float(value), 4) for value in kl],
-        "reach": float(mu.abs().max()),
     }
-    return header, [*encoder[1], *decoder[1], whole_codes], mu, torch.exp(0.5 * logvar)
+    return header, [*encoder[1], *decoder[1]], mu, torch.exp(0.5 * logvar)
 
 
 @torch.no_grad()
@@ -150,42 +148,53 @@ def draw_still(model, images, labels, mu, sigma, tags, names):
     return buffer.getvalue()
 
 
+@torch.no_grad()
 def build(run_2d, run_16d, test):
     """The page as text, and a still picture of it as the bytes of a PNG.
 
     Raises ValueError for models that the page cannot run, and for one too large.
     """
     images, labels = (tensor.cpu() for tensor in test.tensors)
+    device = next(run_2d.model.parameters()).device
     if run_2d.config.latent_dim != 2:
         raise ValueError(f"The map is a plane: latent_dim 2, not {run_2d.config.latent_dim}.")
     for config in (run_2d.config, run_16d.config):
         if config.architecture == "conv":
             raise ValueError(f"The explorer runs MLP and residual networks; {config.name} is conv.")
-    header_2d, arrays, mu, sigma = _pack_model(run_2d.model.eval(), images)
-    header_16d, more, _, _ = _pack_model(run_16d.model.eval(), images)
+    header_2d, arrays_2d, mu, sigma = _pack_model(run_2d.model.eval(), images)
+    header_16d, arrays_16d, mu_16d, _ = _pack_model(run_16d.model.eval(), images)
     tags = figures.name_places(mu.numpy(), labels.numpy())
-    pixels = (images[:IMAGES] * 255).round().byte().numpy()
-    blob = b"".join(np.ascontiguousarray(part).tobytes() for part in [*arrays, *more, pixels])
     names = CLASS_NAMES[run_2d.config.dataset]
+    # The image to begin with: that of the first 200 whose noise can be seen best.
+    ends = torch.stack([mu[:200] - sigma[:200], mu[:200] + sigma[:200]])
+    low, high = torch.sigmoid(run_2d.model.decode(ends.flatten(0, 1).to(device))).chunk(2)
     data = {
         "models": [header_2d, header_16d],
         "codeUnit": CODE_UNIT,
         "names": names,
         "colors": figures.COLORS,
-        "labels": "".join(map(str, labels[:IMAGES].tolist())),
-        "first": int(sigma[:200].prod(1).argmax()),  # where the noise can be seen
+        "first": int((high - low).abs().flatten(1).sum(1).argmax()),
         "scale": {"mnist": 300, "fashion": 500}[run_2d.config.dataset],  # of the bars, in nats
         "tags": {label: place.round(3).tolist() for label, place in tags.items()},
-        "arrays": base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode(),
     }
     thing = {"mnist": "digit", "fashion": "garment"}[run_2d.config.dataset]
     modules = [HERE / "src" / name for name in MODULES]
-    dims = str(run_16d.config.latent_dim)
-    page = assemble(HERE / "explorer.html", modules, data, thing=thing, dims=dims)
-    if len(page.encode()) > MAX_BYTES:
-        raise ValueError(f"The explorer would take {len(page.encode()) / 1e6:.1f} MB: too much.")
-    shown = mu[:IMAGES].numpy(), sigma[:IMAGES].numpy(), tags, names
-    return page, draw_still(run_2d.model, images[:IMAGES], labels[:IMAGES].numpy(), *shown)
+    for count in IMAGES:
+        whole_2d, whole_16d = (
+            (codes[:count] / CODE_UNIT).round().clamp(-32767, 32767).short().numpy()
+            for codes in (mu, mu_16d)
+        )
+        pixels = (images[:count] * 255).round().byte().numpy()
+        parts = [*arrays_2d, whole_2d, *arrays_16d, whole_16d, pixels]
+        blob = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+        data["labels"] = "".join(map(str, labels[:count].tolist()))
+        data["arrays"] = base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode()
+        page = assemble(HERE / "explorer.html", modules, data, thing=thing)
+        if len(page.encode()) <= MAX_BYTES:
+            shown = mu[:count].numpy(), sigma[:count].numpy(), tags, names
+            still = draw_still(run_2d.model, images[:count], labels[:count].numpy(), *shown)
+            return page, still
+    raise ValueError(f"The explorer would take {len(page.encode()) / 1e6:.1f} MB: too much.")
 
 
 def show(run_2d, run_16d, test):

@@ -113,12 +113,9 @@ class Page:
         self.folder, self.name, self.works, self.svgs = folder, name, works, []
         self.source = re.search(r"sha256 (\w+)|$", text)[1] or ""
         text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
-        html = mistune.create_markdown(renderer=Renderer(name), plugins=["table", inline_math])(
-            text
-        )
-        html = re.sub(
-            r"\(?<math>[^⟦]*?</math>[.,;:!?)’]+", r'<span class="nobr">\g<0></span>', html
-        )
+        markdown = mistune.create_markdown(renderer=Renderer(name), plugins=["table", inline_math])
+        held = r"\(?<math>(?:(?!</math>).)*</math>[.,;:!?)’]+"  # a formula and its full stop
+        html = re.sub(held, r'<span class="nobr">\g<0></span>', markdown(text))
         self.soup = soup = BeautifulSoup(html, "html.parser")
         title = soup.h1.extract() if soup.h1 else self.tag("h1")
         self.heading, self.plain = title.decode_contents(), title.get_text()
@@ -130,8 +127,8 @@ class Page:
         self.links()
         for image in soup.select("p > img:only-child, p > a:only-child > img:only-child"):
             self.figure(image)
-        self.boxes()
         self.captions()
+        self.boxes()
         self.image = soup.img["src"] if soup.img else None
         for text in soup.find_all(string=HELD):
             if not text.find_parent(["pre", "code", "math"]):
@@ -144,7 +141,7 @@ class Page:
     def headings(self):
         """Give each heading an id and a link to itself; collect contents and what search reads."""
         section = ["", "", ""]
-        for tag in self.soup.find_all(["h2", "h3", "p", "li", "td"]):
+        for tag in self.soup.find_all(["h2", "h3", "p", "li", "th", "td"]):
             text = " ".join(tag.get_text().split())
             if tag.name in ("h2", "h3"):
                 anchor, seen = slug(text) or "section", {s[0] for s in self.sections}
@@ -227,9 +224,9 @@ class Page:
             if word == "Figure" and before.name == "figure":
                 paragraph.name = "figcaption"
                 before.append(paragraph.extract())
-            elif word == "Table" and before.table:
+            elif word == "Table" and before.name == "table":
                 paragraph.name = "caption"
-                before.table.insert(0, paragraph.extract())
+                before.insert(0, paragraph.extract())
 
     def fill(self, html: str) -> str:
         return re.sub(r"⟦svg (\d+)⟧", lambda token: self.svgs[int(token[1])], html)

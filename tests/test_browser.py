@@ -84,14 +84,14 @@ CLIPPED = """() => {
   for (const e of document.querySelectorAll(`main :is(${parts})`)) {
     const inner = e.clientWidth && e.scrollWidth > e.clientWidth + 2;
     const wide = inner || e.getBoundingClientRect().right > innerWidth + 1;
-    if (seen(e) && !e.closest(".scroll, .display, pre") && wide) found.push(name(e));
+    if (seen(e) && !e.closest(".scroll, .display, pre, [tabindex='0']") && wide) found.push(name(e));
   }
   for (const svg of document.querySelectorAll("main .plot")) {
     const frame = svg.getBoundingClientRect();
     if (!frame.width) continue;
     for (const text of svg.querySelectorAll("text")) {
       const box = text.getBoundingClientRect();
-      const cut = box.left < frame.left - 3 || box.right > frame.right + 3;
+      const cut = box.left < frame.left - 12 || box.right > frame.right + 12;
       if (cut) found.push(`label ${text.textContent} of ${svg.ariaLabel}`);
     }
   }

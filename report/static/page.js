@@ -32,9 +32,9 @@ document.addEventListener("DOMContentLoaded", () => {
     block.append(button);
   }
 
-  // What scrolls sideways can be reached and scrolled by keyboard.
+  // What scrolls sideways (on phones a long formula in the text, too) can be reached by keyboard.
   const mark = () => {
-    for (const box of document.querySelectorAll(".scroll, .display, pre")) {
+    for (const box of document.querySelectorAll(".scroll, .display, pre, article p, article li")) {
       if (box.scrollWidth > box.clientWidth + 1) {
         box.tabIndex = 0;
         box.setAttribute("role", "group");
