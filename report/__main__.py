@@ -79,7 +79,10 @@ def build(executed: dict, names: list[str], new: Path, root: Path, full: bool) -
         write(new / f"{path.stem}.md", f"{head}\n\n{body}\n")
     if unknown:
         raise ReportError("\n".join(unknown))
-    write(new / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write(
+        new / "results.json",
+        json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
+    )
     pages.finish(new, names, results)
     return rewritten
 

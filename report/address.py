@@ -1,7 +1,8 @@
 """``python -m report.address [URL]``: the address of this copy, where readers need it.
 
-It goes into the setup cells and, as badges, under the titles of the notebooks, and into README.md.
-Without URL git is asked; where there is no address, or URL is ``none``, all that goes again.
+It goes into the setup cells, as badges under the titles of the notebooks, as links under those of
+the pages in docs/, and into README.md. Without URL git is asked; where there is no address, or URL
+is ``none``, all that goes again.
 """
 
 import json
@@ -12,6 +13,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 BADGES = re.compile(r"\n\n\[!\[Open in Colab\].*?(?=\n\n|$)", re.S)
+COURSE = re.compile('^COURSE = "[^"]*"', re.M)
+LINKS = re.compile(r"\n\n\[Open in Colab\]\([^\n]*")  # on pages: no image from elsewhere
 README = re.compile(r"(<!-- address:start -->\n).*?(<!-- address:end -->)", re.S)
 
 
@@ -43,6 +46,32 @@ def badges(address: str, name: str) -> str:
     return f"\n\n{first} [![Open in Kaggle]({kaggle}/static/images/open-in-kaggle.svg)]({other})"
 
 
+def neutral(source: str) -> str:
+    """A cell without the address, which changes nothing that is computed or said."""
+    return BADGES.sub("", COURSE.sub('COURSE = ""', source))
+
+
+def as_links(text: str) -> str:
+    """Markdown with badges as plain links: a page asks for no image from elsewhere."""
+    return re.sub(r"\[!\[(Open in \w+)\]\([^)]*\)\]", r"[\1]", text)
+
+
+def address_pages(folder: Path, address: str):
+    """Put links under the titles of the pages, whose HTML is made anew from their markdown."""
+    from report import execute, pages
+
+    results = execute.read_json(folder / "results.json")
+    names = [*dict.fromkeys(["index", *sorted(p.stem for p in folder.glob("*.md"))])]
+    for name in set(names) & set(results):  # chapters: they run
+        path = folder / f"{name}.md"
+        text = LINKS.sub("", path.read_text(encoding="utf-8"))
+        links = as_links(badges(address, name))
+        text = re.sub("^# .+$", lambda title, new=links: title[0] + new, text, count=1, flags=re.M)
+        path.write_text(text, encoding="utf-8", newline="\n")
+    names.sort(key=lambda name: (name == "references", name != "index", name))
+    pages.finish(folder, names, results)
+
+
 def main(argv=None, root: Path = ROOT) -> int:
     given = (sys.argv[1:] if argv is None else argv) or [remote() or "none"]
     address = clean(given[0])
@@ -54,7 +83,7 @@ def main(argv=None, root: Path = ROOT) -> int:
         for cell in notebook["cells"]:
             if "setup" in cell["metadata"].get("tags", []):  # a notebook that runs
                 source = "".join(cell["source"])
-                source = re.sub('^COURSE = "[^"]*"', f'COURSE = "{address}"', source, flags=re.M)
+                source = COURSE.sub(f'COURSE = "{address}"', source)
                 cell["source"] = source.splitlines(keepends=True)
                 title = notebook["cells"][0]
                 text = BADGES.sub("", "".join(title["source"]))
@@ -66,6 +95,8 @@ def main(argv=None, root: Path = ROOT) -> int:
     line, readme = f"This copy lives at <{address}>.\n" if address else "", root / "README.md"
     text = README.sub(lambda m: m[1] + line + m[2], readme.read_text(encoding="utf-8"))
     readme.write_text(text, encoding="utf-8", newline="\n")
+    if (root / "docs" / "index.md").exists():
+        address_pages(root / "docs", address)
     print(address or "no address: no badges, no links")
     return 0
 

@@ -21,6 +21,8 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.filters import strip_ansi
 from tqdm import tqdm
 
+from report.address import neutral
+
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 LAYOUT = "{desc} {bar} {n_fmt}/{total_fmt} cells {elapsed}<{remaining}{postfix}"
 
@@ -63,12 +65,14 @@ def digest(*parts) -> str:
 
 def page_hash(notebook) -> str:
     """sha256 of all cells: kinds, sources and tags; not outputs, not metadata."""
-    return digest([[c.cell_type, c.source, c.metadata.get("tags", [])] for c in notebook.cells])
+    return digest(
+        [[c.cell_type, neutral(c.source), c.metadata.get("tags", [])] for c in notebook.cells]
+    )
 
 
 def run_key(notebook, root: Path, settings: dict) -> str:
     """Hash of what decides the outputs: code cells, our modules, settings, versions. Not text."""
-    code = [cell.source for cell in notebook.cells if cell.cell_type == "code"]
+    code = [neutral(cell.source) for cell in notebook.cells if cell.cell_type == "code"]
     ours = list(root.glob("*.py"))
     if any("explorer" in source for source in code):
         ours += [*root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*")]

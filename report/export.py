@@ -17,6 +17,7 @@ from nbconvert.filters import strip_ansi
 from PIL import Image, ImageChops
 from traitlets.config import Config
 
+from report.address import as_links
 from report.execute import ReportError
 
 HERE = Path(__file__).parent
@@ -160,7 +161,7 @@ def host(source: str) -> str:
         return ("" if match["indent"] is not None else "\n\n") + block + "\n"
 
     text = MATH.sub(formula, source)
-    text = re.sub(r"\n\n\[!\[Open in Colab\].*?(?=\n\n|$)", "", text, flags=re.S)  # no badges here
+    text = as_links(text)
     text = text.replace("<details>", '<details markdown="1">').replace("](../docs/", "](")
     return re.sub(
         r"\]\((?:\./)?([\w-]+)\.ipynb(?:#([^)]*))?\)",

@@ -3,17 +3,20 @@
 mutmut makes the faults (- for +, <= for <, 2 for 1, None for a value) in a copy under build/mutate,
 and runs the tests that reach each. Words of messages do not count. The verdicts are kept there: a
 stopped run goes on. All of it takes hours; ``python tests/mutate.py "vae_utils.*elbo*"`` takes some
-functions only, and ``--list`` only says what has been found. Needs Linux or macOS.
+functions only, ``--sample 200`` so many faults. Needs Linux or macOS, and a machine that is idle.
 """
 
+import argparse
 import ast
 import collections
 import json
 import os
+import random
 import re
 import shutil
 import subprocess
 import sys
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -75,25 +78,40 @@ def is_cosmetic(diff):
     return without[0] == without[1]
 
 
-def main(arguments):
-    make_copy()
-    if arguments != ["--list"]:
-        mutmut("run", *(arguments or FUNCTIONS))
+def verdicts():
+    """What mutmut has found about each fault: killed, survived, not checked …"""
     lines = mutmut("results", "--all", "True", stdout=subprocess.PIPE).stdout.splitlines()
-    verdicts = dict(line.strip().split(": ") for line in lines if ": " in line)
-    counts = collections.Counter(verdicts.values())
-    for name, verdict in verdicts.items():
+    return dict(line.strip().split(": ") for line in lines if ": " in line)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("functions", nargs="*", default=FUNCTIONS, help="such as vae_utils.*elbo*")
+    parser.add_argument("--sample", type=int, help="so many faults, drawn at random")
+    parser.add_argument("--list", action="store_true", help="only say what has been found so far")
+    given = parser.parse_args()
+    chosen = given.functions
+    if not given.list:
+        make_copy()
+    if given.sample:
+        mutmut("run", "vae_utils.x_elbo__mutmut_1")  # makes all faults, judges one
+        names = [name for name in verdicts() if any(fnmatch(name, one) for one in chosen)]
+        chosen = random.Random(0).sample(sorted(names), min(given.sample, len(names)))
+    if not given.list:
+        mutmut("run", *chosen)
+    found, counts = verdicts(), collections.Counter()
+    for name, verdict in found.items():
         if verdict in ("survived", "no tests", "suspicious"):
             diff = mutmut("show", name, stdout=subprocess.PIPE).stdout
             if is_cosmetic(diff):
-                counts[verdict] -= 1
                 continue
             changes = [line for line in diff.splitlines()[3:] if line.startswith(("-", "+"))]
             print(f"{name}: {verdict}", *changes, sep="\n    ")
+        counts[verdict] += 1
     caught = counts["killed"] + counts["timeout"] + counts["segfault"]
-    judged = caught + counts["survived"] + counts["no tests"] + counts["suspicious"]
+    judged = sum(counts.values()) - counts["not checked"]
     print(f"{caught} of {judged} faults were caught ({caught / max(judged, 1):.1%})")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    main()

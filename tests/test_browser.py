@@ -84,7 +84,8 @@ CLIPPED = """() => {
   for (const e of document.querySelectorAll(`main :is(${parts})`)) {
     const inner = e.clientWidth && e.scrollWidth > e.clientWidth + 2;
     const wide = inner || e.getBoundingClientRect().right > innerWidth + 1;
-    if (seen(e) && !e.closest(".scroll, .display, pre, [tabindex='0']") && wide) found.push(name(e));
+    const scrolls = e.closest(".scroll, .display, pre, [tabindex='0']");
+    if (seen(e) && !scrolls && wide) found.push(name(e));
   }
   for (const svg of document.querySelectorAll("main .plot")) {
     const frame = svg.getBoundingClientRect();
@@ -103,7 +104,7 @@ CLIPPED = """() => {
 def test_page_is_whole_at_every_width(visit, path):
     page = visit(path)
     page.evaluate("document.fonts.ready")
-    assert page.evaluate("document.fonts.check('16px 'Report Serif'')")
+    assert page.evaluate("document.fonts.check(`16px 'Report Serif'`)")
     assert page.evaluate(RAW_TEX) is None
     assert page.evaluate(BROKEN_IMAGES) == []
     page.evaluate("document.querySelectorAll('main details').forEach(d => d.open = true)")

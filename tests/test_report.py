@@ -171,7 +171,7 @@ def test_a_report(course, capsys, monkeypatch):
     order = [a["href"] for a in soup.select(".pages a")]
     assert order == ["index.html", "01_one.html", "02_two.html", "references.html"]
     found = json.loads(course.page("search-data.js").removeprefix("searchData(").rstrip(");\n"))
-    assert ["the-end", "The end", "a b c 1"] in found[2][2]
+    assert ["the-end", "The end", "a b c 1 It is 3."] in found[2][2]
 
     results = json.loads(course.page("results.json"))
     assert results["01_one"] == {"net": {"loss": 1234.56}}
@@ -477,12 +477,32 @@ def test_address_is_written_and_taken_away(course, capsys):
     assert "github/me/vae/blob/main/notebooks/01_one.ipynb)" in top
     assert top.startswith("# One\n\n[![") and top.endswith(")\n\nFirst words.")
     assert "https://github.com/me/vae" in readme.read_text()
-    assert "Colab" not in export.host(top)  # the page needs none
+    page = export.host(top)
+    assert "[Open in Colab](https://colab" in page and "![" not in page  # links, no images
     assert address.main(["https://gitlab.com/me/vae"], root=course.root) == 0
     assert "[![" not in path.read_text()  # neither service opens notebooks from there
     assert address.main(["nonsense"], root=course.root) == 1
     assert address.main(["none"], root=course.root) == 0
     assert (path.read_bytes(), readme.read_bytes()) == before
+
+
+def test_address_reaches_the_pages_and_makes_none_stale(course):
+    path = course.add("01_one", text("# One\n\nFirst words."), code('COURSE = ""', "setup"))
+    docs = course.root / "docs"
+    docs.mkdir(exist_ok=True)
+    for name, title in (("index", "All"), ("01_one", "One")):
+        (docs / f"{name}.md").write_text(f"<!-- from sha256 abc; -->\n\n# {title}\n\nWords.\n")
+    (docs / "results.json").write_text('{"01_one": {"a": 1}}')
+    (course.root / "README.md").write_text("Hi\n")
+    before = execute.page_hash(nbformat.read(path, 4)), (docs / "01_one.md").read_text()
+    address.main(["git@github.com:me/vae.git"], root=course.root)
+    for page in (docs / "01_one.md", docs / "01_one.html"):
+        assert "colab.research.google.com/github/me/vae/blob/main" in page.read_text(), page
+    assert "Colab" not in (docs / "index.md").read_text()
+    assert execute.page_hash(nbformat.read(path, 4)) == before[0]
+    address.main(["none"], root=course.root)
+    assert "Colab" not in (docs / "01_one.html").read_text()
+    assert re.sub(r"<!-- nav -->.*\n\n", "", (docs / "01_one.md").read_text()) == before[1]
 
 
 @pytest.mark.skipif(not shutil.which("git"), reason="no git")
