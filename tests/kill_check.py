@@ -9,6 +9,7 @@ import argparse
 import hashlib
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -94,6 +95,9 @@ def contents(out):
         elif path.name == "history.csv":
             lines = path.read_text().splitlines()
             files[path.name] = [line.rsplit(",", 1)[0] for line in lines]
+        elif path.name == "report.md":  # the same table
+            text = path.read_text()
+            files[path.name] = re.sub(r"^(\| \d.*) \|.*\|$", r"\1", text, flags=re.M)
         elif path.name != ".lock":
             files[path.name] = path.read_bytes()
     return files

@@ -57,7 +57,7 @@ def make_copy():
         "pytest_add_cli_args": ["-p", "no:cacheprovider", "-W", "ignore"],
         "process_isolation": "forkserver",  # a process that has trained cannot be forked
         "use_git_change_detection": False,
-        "timeout_multiplier": 5.0,
+        "timeout_constant": 60.0,  # seconds of computing: a busy machine makes no fault look caught
     }
     lines = [f"{key} = {json.dumps(value)}" for key, value in settings.items()]
     lines = ["[tool.pytest.ini_options]", 'addopts = ""', "[tool.mutmut]", *lines]

@@ -184,10 +184,11 @@ def test_keyboard_reaches_everything(visit, path):
               return [e.dataset.stop, shown, e.outerHTML.slice(0, 200)];
             }"""
         )
-        if stop is None or (int(stop) in reached and len(reached) == wanted):
+        if element.startswith("<body") or len(reached) == wanted:
             break
         assert shown, element
-        reached.add(int(stop))
+        if stop is not None:  # the browser adds boxes that scroll
+            reached.add(int(stop))
         page.keyboard.press("Tab")
     assert reached == set(range(wanted))
 

@@ -346,6 +346,15 @@ def test_evaluate_weighs_images_not_batches():
     assert parts == pytest.approx(whole, rel=1e-4)
 
 
+def test_evaluate_gives_the_standard_error_of_the_whole_loss():
+    model, x = model_of(latent_dim=4, beta=30.0), images(9)  # the KL term counts, too
+    batches = Batches(x, torch.zeros(9).to(x.device), 4)
+    loss, recon, _ = vae_utils.loss_per_image(model, batches, model.config)
+    assert loss.std() > 1.01 * recon.std() or loss.std() < 0.99 * recon.std()
+    expected = loss.std().item() / 3
+    assert evaluate(model, batches, model.config)["loss_se"] == pytest.approx(expected)
+
+
 def test_evaluate_is_a_sampled_loss_with_fixed_noise():
     model = model_of(latent_dim=3, beta=2.0)
     x = images(20)
@@ -500,6 +509,19 @@ def test_names_stay_within_a_cloud_that_has_collapsed_to_a_dot():
     assert list(places) == list(range(10))
     for place in places.values():
         assert (place >= codes.min(0)).all() and (place <= codes.max(0)).all()
+
+
+def test_names_stay_at_their_classes_and_within_the_cloud():
+    corners = np.array([[0, 0], [0, 1], [1, 0], [1, 1]], float)
+    places = vae_figures.name_places(corners.repeat(5, 0), np.arange(4).repeat(5))
+    for place, corner in zip(places.values(), corners):
+        assert np.linalg.norm(place - corner) < 1e-3  # far from each other: no need to move
+    crowd = np.vstack((corners, np.ones((100, 2))))  # all ten medians in one corner
+    labels = np.concatenate((np.zeros(4, int), np.arange(100) % 10))
+    places = vae_figures.name_places(crowd, labels)
+    assert all((place >= 0).all() and (place <= 1).all() for place in places.values())
+    again = vae_figures.name_places(crowd, labels)  # the same picture each time
+    assert np.array_equal(list(places.values()), list(again.values()))
 
 
 def test_each_reconstruction_stands_directly_below_its_image():
@@ -698,6 +720,16 @@ def test_muon_has_momentum():
     momentum = 0.95 * (0.05 * first) + 0.05 * second
     expected = -0.002 * 28 * orthogonal((0.05 * second + 0.95 * momentum).to(weight))
     torch.testing.assert_close(weight.detach() - before, expected, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("rows, thin", [(16, True), (17, False)])
+def test_muon_leaves_thin_matrices_to_adamw(rows, thin):
+    weight = torch.nn.Parameter(torch.ones(rows, 40))
+    optimizer = vae_utils.Muon([weight], lr=0.01, weight_decay=0.0)
+    weight.grad = torch.rand(rows, 40, generator=torch.Generator().manual_seed(0)) + 0.5
+    optimizer.step()
+    moved = (1 - weight.detach()) / 0.01  # AdamW's first step is as long for every entry
+    assert torch.allclose(moved, torch.ones(()), atol=1e-3) is thin
 
 
 def test_mosaic_has_large_z2_at_the_top_of_the_picture():

@@ -263,7 +263,7 @@ const rows = order(deep).map((k) => {
   const dead = deep.klMean[k] < ALIVE;
   row.className = dead ? "slider dead" : "slider";
   row.innerHTML = `<canvas class="pixels" width="28" height="28"></canvas>
-    <div><label for="dim-${k}"></label>
+    <div><label for="dim-${k}">dimension ${k + 1}</label>
     <input type="range" id="dim-${k}" min="-${REACH}" max="${REACH}" step="0.05"></div>
     <canvas class="pixels" width="28" height="28"></canvas>`;
   const [label, slider, ends] = [
