@@ -92,6 +92,8 @@ def prepare(notebook, name: str, folder: Path):
                 still = Path(about["still"]).read_bytes()
                 data["image/png"] = base64.b64encode(still).decode()
                 about["filename"] = Path(page).stem
+            if "image/svg+xml" in data:
+                data["image/svg+xml"] = lighter(data["image/svg+xml"])
             if "image/svg+xml" in data and "image/png" in data:
                 data.pop("image/png" if len(data["image/svg+xml"]) < HEAVY else "image/svg+xml")
             if {"image/svg+xml", "image/png"} & set(data):
@@ -120,6 +122,16 @@ def framed(html: str) -> str:
     parser.handle_starttag = lambda tag, attrs: found.append(dict(attrs).get("srcdoc"))
     parser.feed(html)
     return next(filter(None, found), html)
+
+
+def lighter(svg: str) -> str:
+    """The drawing with the pictures in it, clouds of dots, made smaller."""
+
+    def again(match):
+        picture = smaller(base64.b64decode(match[1]))
+        return "data:image/png;base64," + base64.b64encode(picture).decode()
+
+    return re.sub(r"data:image/png;base64,([^\"]+)", again, svg)
 
 
 def smaller(png: bytes) -> bytes:

@@ -18,15 +18,18 @@ def book(docs: Path) -> str:
     """One page that holds the articles of all, with links that stay inside it."""
     page = BeautifulSoup((docs / "index.html").read_text(encoding="utf-8"), "html.parser")
     names = [link["href"].removesuffix(".html") for link in page.select(".pages a")]
-    articles, contents = [], []
+    inside, articles, contents = "|".join(names), [], []
     for name in names:
         text = (docs / f"{name}.html").read_text(encoding="utf-8")
         article = re.search(r"<article>(.*)</article>", text, re.S)[1]  # inline SVG stays as it is
         article = re.sub(r'(<h[1-4][^>]* id=")', rf"\g<1>{name}--", article)
         article = re.sub(r'(<a id=")', rf"\g<1>{name}--", article)
         article = re.sub(r'(<a [^>]*href="#)', rf"\g<1>{name}--", article)
-        article = re.sub(r'href="([\w-]+)\.html#', r'href="#\1--', article)
-        article = re.sub(r'href="([\w-]+)\.html"', r'href="#\1"', article)
+        article = re.sub(rf'href="({inside})\.html#', r'href="#\1--', article)
+        article = re.sub(rf'href="({inside})\.html"', r'href="#\1"', article)
+        article = re.sub(  # the lab and the explorer: pictures here, without a link
+            r'<a [^>]*href="(?:lab|explorer)\.html[^"]*"[^>]*>(.*?)</a>', r"\1", article, flags=re.S
+        )
         article = article.replace("<details", "<details open").replace('loading="lazy"', "")
         articles.append(f'<article id="{name}">{article}</article>')
         title = BeautifulSoup(article, "html.parser").h1.get_text()

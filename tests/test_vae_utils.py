@@ -264,6 +264,16 @@ def test_layers_of_the_conv_preset():
     ]  # fmt: skip
 
 
+def test_activations_of_the_conv_preset():
+    model = vae_utils.build_model(PRESETS["conv-2d"])
+    names = [[type(part).__name__ for part in net.body] for net in (model.encoder, model.decoder)]
+    assert names == [
+        ["Conv2d", "ReLU", "Conv2d", "ReLU", "Conv2d", "ReLU", "Flatten"],
+        ["Linear", "ReLU", "Unflatten", "ConvTranspose2d", "ReLU", "ConvTranspose2d", "ReLU",
+         "Conv2d"],
+    ]  # fmt: skip
+
+
 def test_reparameterize_has_the_right_mean_spread_and_gradients():
     model = model_of(latent_dim=2)
     n, device = 40_000, vae_utils.DEVICE
@@ -750,10 +760,12 @@ def test_residual_layer_adds_to_its_input():
     layer = vae_utils.Residual(3, torch.nn.ReLU)
     x = torch.randn(4, 3)
     torch.testing.assert_close(layer(x), x + torch.relu(layer.linear(x)))
-    body = model_of(architecture="residual", hidden=(8, 8, 4)).encoder.body
-    assert [type(part).__name__ for part in body] == [
-        "Flatten", "Linear", "ReLU", "Residual", "Linear", "ReLU",
-    ]  # fmt: skip
+    model = model_of(architecture="residual", hidden=(8, 8, 4))
+    names = [[type(part).__name__ for part in net.body] for net in (model.encoder, model.decoder)]
+    assert names == [
+        ["Flatten", "Linear", "ReLU", "Residual", "Linear", "ReLU"],
+        ["Linear", "ReLU", "Linear", "ReLU", "Residual", "Linear", "Unflatten"],
+    ]
 
 
 @pytest.mark.parametrize("fast", [True, False])
