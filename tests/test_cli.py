@@ -212,7 +212,7 @@ def test_stopped_run_says_how_to_go_on(tiny_data, tmp_path, capsys, monkeypatch)
 # ---------------------------------------------------------------- installations that do not fit
 
 
-@pytest.mark.parametrize("seconds", [0.3, 1.0])
+@pytest.mark.parametrize("seconds", [0.5, 1.0])
 def test_ctrl_c_during_the_imports_is_one_line(seconds):
     if sys.platform == "win32":
         pytest.skip("Windows sends no SIGINT to a child")
