@@ -61,9 +61,9 @@ def start(options, folder, out):
     return subprocess.Popen(command, env=environment, cwd=ROOT, **pipes)
 
 
-def finish(process):
-    """Wait for the end of a process, which must be a good one."""
-    _, text = process.communicate()
+def finish(process, seconds=None):
+    """Wait for the end of a process, a good one. TimeoutExpired if it takes longer."""
+    _, text = process.communicate(timeout=seconds)
     assert process.returncode == 0, text.decode(errors="replace")
 
 
@@ -134,12 +134,12 @@ def run_and_kill(options, folder, out, moment, longest):
     process = start(options, folder, out)
     if moment.random() < 0.9:  # of the others some hit the imports
         wait_for_work(process, out, before)
-    time.sleep(moment.uniform(0, longest))
-    if process.poll() is None:
+    try:
+        finish(process, moment.uniform(0, longest))
+    except subprocess.TimeoutExpired:
         process.kill()
         process.communicate()
         return True
-    finish(process)
     return False
 
 
