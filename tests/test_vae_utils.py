@@ -14,6 +14,7 @@ import torch
 from torch import distributions
 
 import vae_figures
+import vae_runs
 import vae_utils
 from vae_figures import interpolate
 from vae_utils import (
@@ -795,6 +796,28 @@ def test_check_answer_says_whether_an_exercise_is_right(capsys, answer, right, m
     vae_utils.check_answer(answer, right)
     out = capsys.readouterr().out
     assert out.startswith(mark) and out.count("\n") == 1
+
+
+def test_fingerprint_changes_with_layers_and_with_code():
+    def network(width=3, factor=2.0):
+        class Network(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.layer = torch.nn.Linear(width, 3)
+
+            if factor == 2:
+
+                def forward(self, x):
+                    return 2.0 * self.layer(x)
+            else:
+
+                def forward(self, x):
+                    return 3.0 * self.layer(x)
+
+        return vae_runs.fingerprint(Network())
+
+    assert network() == network() and len(network()) == 6
+    assert len({network(), network(width=4), network(factor=3.0)}) == 3
 
 
 def test_save_results_keeps_a_chapters_numbers(tmp_path):
