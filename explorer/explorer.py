@@ -26,6 +26,12 @@ HERE = Path(__file__).parent
 MODULES = ["shared.js", "network.js", "places.js", "picture.js"]
 MODULES += ["explorer-map.js", "explorer-pad.js", "explorer.js"]
 MAX_BYTES = 5_000_000
+FRAMES = 11  # of the film; the draws are ten and the mean, eleven too
+ALIVE = 0.01  # nats of KL, less than which a dimension is called dead
+CANVAS = '<canvas class="pixels"></canvas>'
+SLIDER = """<div class="slider{dead}">{canvas}<div>
+  <label for="dim-{k}">z<sub>{number}</sub> = <output></output>, {about}</label>
+  <input type="range" id="dim-{k}" min="-3" max="3" step="0.05"></div>{canvas}</div>"""
 IMAGES = (1500, 1000, 500)  # test images in the page: as many as fit into MAX_BYTES
 CODE_UNIT = 1 / 2048  # codes travel as 16-bit multiples of it: up to ±16
 
@@ -99,9 +105,44 @@ def _pack_model(model, images):
     header = {
         "encoder": encoder[0],
         "decoder": decoder[0],
-        "kl": [round(float(value), 4) for value in kl],
+        "order": kl.argsort(descending=True).tolist(),
     }
-    return header, [*encoder[1], *decoder[1]], mu, torch.exp(0.5 * logvar)
+    return header, [*encoder[1], *decoder[1]], mu, torch.exp(0.5 * logvar), kl
+
+
+def _sight(mu):
+    """Middle and half a side of the square that shows nearly all codes ``(N, 2)``."""
+    low, high = np.quantile(mu, [0.003, 0.997], axis=0) + [[-0.2], [0.2]]
+    return (low + high) / 2, (high - low).max() / 2
+
+
+def _repeated(kl, tags, names):
+    """What there is many times on the page: its draws, its film, its legend, its sliders."""
+    draws = ["the mean μ, without noise", *(f"draw {i}" for i in range(1, FRAMES))]
+    radio = '<label><input type="radio" name="draw" value="{}" aria-label="{}">{}{}</label>'
+    button = (
+        '<button type="button" value="{}" aria-pressed="false">'
+        '<i class="dot" style="background: {}"></i>{}</button>'
+    )
+    sliders = (
+        SLIDER.format(
+            k=k,
+            number=k + 1,
+            canvas=CANVAS,
+            dead="" if kl[k] >= ALIVE else " dead",
+            about=f"KL {kl[k]:.2f}" if kl[k] >= ALIVE else "dead",
+        )
+        for k in kl.argsort(descending=True).tolist()
+    )
+    where = (f"{names[label]} around ({x:.2f}, {y:.2f})" for label, (x, y) in tags.items())
+    return {
+        "draws": "".join(radio.format(i, name, CANVAS, i or "μ") for i, name in enumerate(draws)),
+        "ticks": '<i class="tick"></i>' * (FRAMES - 1),
+        "film": CANVAS * FRAMES,
+        "legend": "".join(button.format(i, figures.COLORS[i], names[i]) for i in tags),
+        "sliders": "\n".join(sliders),
+        "where": "; ".join(where).replace("-", "−"),
+    }
 
 
 @torch.no_grad()
@@ -110,8 +151,7 @@ def draw_still(model, images, labels, mu, sigma, tags, names):
 
     The plane shows its pictures and the codes; the image is the first, with its ellipses.
     """
-    low, high = np.quantile(mu, [0.003, 0.997], axis=0) + [[-0.2], [0.2]]
-    middle, reach = (low + high) / 2, (high - low).max() / 2
+    middle, reach = _sight(mu)
     steps = torch.linspace(-1, 1, 2 * 16 + 1)[1::2] * reach  # the middles of 16 tiles
     x, y = np.meshgrid(middle[0] + steps, middle[1] - steps)
     device = next(model.parameters()).device
@@ -161,8 +201,8 @@ def build(run_2d, run_16d, test):
     for config in (run_2d.config, run_16d.config):
         if config.architecture == "conv":
             raise ValueError(f"The explorer runs MLP and residual networks; {config.name} is conv.")
-    header_2d, arrays_2d, mu, sigma = _pack_model(run_2d.model.eval(), images)
-    header_16d, arrays_16d, mu_16d, _ = _pack_model(run_16d.model.eval(), images)
+    header_2d, arrays_2d, mu, sigma, _ = _pack_model(run_2d.model.eval(), images)
+    header_16d, arrays_16d, mu_16d, _, kl = _pack_model(run_16d.model.eval(), images)
     tags = figures.name_places(mu.numpy(), labels.numpy())
     names = CLASS_NAMES[run_2d.config.dataset]
     # To begin with: of the first 200 images, from the better half, the one whose noise shows most.
@@ -171,6 +211,7 @@ def build(run_2d, run_16d, test):
     low, high = torch.sigmoid(run_2d.model.decode(ends.flatten(0, 1).to(device))).chunk(2)
     error = (run_2d.model.reconstruct(some) - some).square().flatten(1).sum(1)
     seen = (high - low).abs().flatten(1).sum(1) * (error <= error.median())
+    middle, reach = _sight(mu.numpy())
     data = {
         "models": [header_2d, header_16d],
         "codeUnit": CODE_UNIT,
@@ -179,9 +220,12 @@ def build(run_2d, run_16d, test):
         "first": int(seen.argmax()),
         "scale": {"mnist": 300, "fashion": 500}[run_2d.config.dataset],  # of the bars, in nats
         "tags": {label: place.round(3).tolist() for label, place in tags.items()},
+        "view": {"centre": middle.round(3).tolist(), "reach": round(float(reach), 3)},
     }
     thing = {"mnist": "digit", "fashion": "garment"}[run_2d.config.dataset]
+    words = _repeated(kl, tags, names) | {"thing": thing, "dims": str(len(kl))}
     modules = [HERE / "src" / name for name in MODULES]
+    template = HERE / "explorer.html"
     for count in IMAGES:
         whole_2d, whole_16d = (
             (codes[:count] / CODE_UNIT).round().clamp(-32767, 32767).short().numpy()
@@ -192,7 +236,7 @@ def build(run_2d, run_16d, test):
         blob = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
         data["labels"] = "".join(map(str, labels[:count].tolist()))
         data["arrays"] = base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode()
-        page = assemble(HERE / "explorer.html", modules, data, thing=thing)
+        page = assemble(template, modules, data, count=f"{count:,}", **words)
         if len(page.encode()) <= MAX_BYTES or count == IMAGES[-1]:
             shown = mu[:count].numpy(), sigma[:count].numpy(), tags, names
             still = draw_still(run_2d.model, images[:count], labels[:count].numpy(), *shown)

@@ -11,13 +11,6 @@ MARK = re.compile(
     r"(?P<number>(?<![\w.,])[−+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|–)"
     r"<!--(?:(?P<chapter>\w+):)?(?P<path>[^\s:>][^:>\n]*?)-->"
 )
-LIKE_A_MARK = re.compile(r"<!--(?:\w+:)?[\w.-]+/[^>\n]*-->")
-NO_PROSE = re.compile(  # code, formulas, solutions, targets of links, sentences that cite others
-    r"```.*?```|`[^`]*`|\$\$.*?\$\$|\$[^$]*\$|<details.*?</details>"
-    r"|[^\n|]*references\.ipynb#[^\n]*|\]\([^)]*\)|(?:Python|torch|version) [\d.]+",
-    re.S,
-)
-DECIMAL = re.compile(r"(?<![\w.^/×·-])(?:[1-9]\d*\.\d+|0\.\d*[1-8]\d+)(?![\w.])")
 
 
 def lookup(match: re.Match, chapter: str, results: dict):
@@ -62,17 +55,3 @@ def fill(text: str, chapter: str, results: dict, unknown: list | None = None) ->
 def strip(text: str) -> str:
     """The text as pages show it."""
     return MARK.sub(lambda match: match["number"], text)
-
-
-def problems(text: str, chapter: str, results: dict) -> list[str]:
-    """Marks that disagree with the results or name nothing, and decimals that carry no mark."""
-    unknown: list[re.Match] = []
-    fresh = fill(text, chapter, results, unknown)
-    pairs = zip(MARK.finditer(text), MARK.finditer(fresh))
-    found = [f"{old[0]} should be {new['number']}" for old, new in pairs if old[0] != new[0]]
-    found += [f"{mark[0]} names no result" for mark in unknown]
-    bare = MARK.sub("", text)
-    found += [f"{mark[0]} follows no number" for mark in LIKE_A_MARK.finditer(bare)]
-    return found + [
-        f"{number[0]} has no mark" for number in DECIMAL.finditer(NO_PROSE.sub("", bare))
-    ]

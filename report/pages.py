@@ -7,7 +7,7 @@ were not run again are made anew with the rest, and know their neighbours.
 import json
 import re
 import shutil
-import textwrap
+from itertools import groupby
 from pathlib import Path
 
 import jinja2
@@ -24,7 +24,9 @@ from report.export import HERE, slug
 
 NAVIGATION = re.compile(r"<!-- nav -->.*?<!-- /nav -->\n*", re.S)
 UNITS = "nats?|bits?|seconds?|s|minutes?|epochs?|images?|pixels?|dimensions?|parameters|times|[%±×]"
-HELD = re.compile(rf"(?<=\d) (?=(?:{UNITS})(?!\w))|(?<=[±×≈]) (?=[\d−])")  # spaces that never break
+# Spaces that never break:
+HELD = re.compile(rf"(?<=\d) (?=(?:{UNITS})(?!\w)|·)|(?<=[±×≈]) (?=[\d−])|(?<=\d ·) ")
+MARKS = ("✓ ", "✗ ", "– ", "○ ")
 TEX = LatexToMathML(fancy_error=False)
 
 
@@ -88,12 +90,16 @@ class Renderer(mistune.HTMLRenderer):
         lines = code.strip("\n").split("\n")
         if info == "math":
             return self.math(code, display=True)
-        if info == "text" and all(line[:2] in ("✓ ", "✗ ", "– ", "○ ") for line in lines):
-            items = (f'<li data-mark="{x[0]}">{mistune.escape(x[2:])}</li>' for x in lines)
-            return f'<ul class="checks">{"".join(items)}</ul>\n'
         if info == "text":
-            return f'<pre class="output">{mistune.escape(code)}</pre>\n'
+            return "".join(printed(*part) for part in groupby(lines, lambda x: x[:2] in MARKS))
         return highlight(code, get_lexer_by_name(info or "text"), HtmlFormatter())
+
+
+def printed(are_checks: bool, lines) -> str:
+    if are_checks:
+        items = (f'<li data-mark="{x[0]}">{mistune.escape(x[2:])}</li>' for x in lines)
+        return f'<ul class="checks">{"".join(items)}</ul>\n'
+    return f'<pre class="output">{mistune.escape(chr(10).join(lines))}</pre>\n'
 
 
 def inline_math(md):
@@ -119,9 +125,7 @@ class Page:
         self.soup = soup = BeautifulSoup(html, "html.parser")
         title = soup.h1.extract() if soup.h1 else self.tag("h1")
         self.heading, self.plain = title.decode_contents(), title.get_text()
-        self.description = textwrap.shorten(
-            soup.p.get_text() if soup.p else "", 160, placeholder="…"
-        )
+        self.description = " ".join((soup.p or title).get_text()[:160].split())
         self.contents, self.sections = [], []
         self.headings()
         self.links()
@@ -129,10 +133,10 @@ class Page:
             self.figure(image)
         self.captions()
         self.boxes()
-        self.image = soup.img["src"] if soup.img else None
-        for text in soup.find_all(string=HELD):
+        for text in soup.find_all(string=re.compile(r"\d")):
             if not text.find_parent(["pre", "code", "math"]):
-                text.replace_with(HELD.sub("\u00a0", text))
+                held = HELD.sub("\u00a0", text)  # nor does the hyphen of 16-D and 784-512-2
+                text.replace_with(re.sub(r"(?<=\d-)(?=\d|D\b)", "\u2060", held))
         self.body = str(soup)
 
     def tag(self, name: str, css: str | None = None, **attributes):
@@ -206,7 +210,7 @@ class Page:
         for quote in self.soup.find_all("blockquote"):
             if quote.get_text(strip=True).startswith("Aside."):
                 quote.strong.decompose()
-                quote.name, before = "aside", quote.find_previous_sibling()
+                quote.name, before = "aside", quote.find_previous_sibling(["p", "ul", "ol"])
                 before.wrap(self.tag("div", "noted")).insert(0, quote.extract())
         for box in self.soup.find_all("details"):
             del box["markdown"]
@@ -225,8 +229,8 @@ class Page:
                 paragraph.name = "figcaption"
                 before.append(paragraph.extract())
             elif word == "Table" and before.name == "table":
-                paragraph.name = "caption"
-                before.insert(0, paragraph.extract())
+                paragraph.name = "figcaption"
+                before.wrap(self.tag("figure", "table")).insert(0, paragraph.extract())
 
     def fill(self, html: str) -> str:
         return re.sub(r"⟦svg (\d+)⟧", lambda token: self.svgs[int(token[1])], html)

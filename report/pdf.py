@@ -17,13 +17,12 @@ FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"
 def book(docs: Path) -> str:
     """One page that holds the articles of all, with links that stay inside it."""
     page = BeautifulSoup((docs / "index.html").read_text(encoding="utf-8"), "html.parser")
-    names = [link["href"].removesuffix(".html") for link in page.select(".pages a")]
+    names = {a["href"].removesuffix(".html"): a.get_text() for a in page.select(".pages a")}
     inside, articles, contents = "|".join(names), [], []
-    for name in names:
+    for name, title in names.items():
         text = (docs / f"{name}.html").read_text(encoding="utf-8")
         article = re.search(r"<article>(.*)</article>", text, re.S)[1]  # inline SVG stays as it is
-        article = re.sub(r'(<h[1-4][^>]* id=")', rf"\g<1>{name}--", article)
-        article = re.sub(r'(<a id=")', rf"\g<1>{name}--", article)
+        article = re.sub(r'(<(?:h[1-4][^>]*|a) id=")', rf"\g<1>{name}--", article)
         article = re.sub(r'(<a [^>]*href="#)', rf"\g<1>{name}--", article)
         article = re.sub(rf'href="({inside})\.html#', r'href="#\1--', article)
         article = re.sub(rf'href="({inside})\.html"', r'href="#\1"', article)
@@ -32,7 +31,6 @@ def book(docs: Path) -> str:
         )
         article = article.replace("<details", "<details open").replace('loading="lazy"', "")
         articles.append(f'<article id="{name}">{article}</article>')
-        title = BeautifulSoup(article, "html.parser").h1.get_text()
         contents.append(f'<li><a href="#{name}">{title}</a></li>')
     head = str(page.head).replace('href="', f'href="{docs.as_uri()}/', 2)
     first, *rest = articles

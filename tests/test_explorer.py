@@ -311,7 +311,7 @@ def test_from_a_to_b(open_page, built):
     page.click("#arc")
     page.wait_for_timeout(300)
     assert np.abs(picture(page, "#film canvas:nth-child(6)") - line).max() > 0.02
-    assert page.get_attribute("#arc", "aria-pressed") == "true"
+    assert page.is_checked("#arc")
     boxes = """() => [...document.querySelectorAll("section, h2, canvas, button, input, .note")]
         .map((e) => Object.values(e.getBoundingClientRect().toJSON()).map(Math.round).join())
         .join(";")"""
@@ -367,7 +367,7 @@ def test_sixteen_sliders(open_page, built):
     assert np.abs(picture(page, "#right-end") - decoded(built.runs[1], point)).max() < 0.02
     page.click("text=A plane")
     settle(page)
-    assert page.is_visible("#map") and len(look(page, "state.kept")) == 2
+    assert page.is_visible("#cursor") and len(look(page, "state.kept")) == 2
     assert look(page, "state.index") == 3  # the same image, the other model
     page.click("text=16 numbers")
     settle(page)

@@ -8,11 +8,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
+import check_marks
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
 
-from report import export, marks, pdf
+from report import export, pdf
 from report.__main__ import stale
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -48,12 +49,12 @@ def test_no_bar_in_the_formulas_of_a_notebook(path):
 
 @each_notebook
 def test_numbers_of_a_notebook_are_those_of_the_run(path):
-    assert marks.problems(prose(path), path.stem, results()) == []
+    assert check_marks.problems(prose(path), path.stem, results()) == []
 
 
 def test_numbers_of_the_readme_are_those_of_the_run():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    wrong = marks.problems(text, "README", results())
+    wrong = check_marks.problems(text, "README", results())
     assert [problem for problem in wrong if "has no mark" not in problem] == []
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import check_marks
 import nbformat
 import pytest
 from bs4 import BeautifulSoup
@@ -428,7 +429,7 @@ def test_marks_take_the_numbers_of_the_run(before, after):
 
 
 def test_marks_that_are_wrong_or_missing_are_found():
-    wrong = marks.problems(
+    wrong = check_marks.problems(
         "134.41<!--net/loss--> 136.47<!--net/loss--> 3<!--net/none--> and<!--net/loss-->; "
         "0.1, β = 0.001, `4.44`, $5.55$, 148.21 ([report A](references.ipynb#report-a))",
         "a",
@@ -439,7 +440,7 @@ def test_marks_that_are_wrong_or_missing_are_found():
         "3<!--net/none--> names no result",
         "<!--net/loss--> follows no number",
     ]
-    assert marks.problems("It is 5.41 nats.", "a", RESULTS) == ["5.41 has no mark"]
+    assert check_marks.problems("It is 5.41 nats.", "a", RESULTS) == ["5.41 has no mark"]
 
 
 # ---------------------------------------------------------------- addresses

@@ -1,19 +1,14 @@
 // The pad: an image to look at, a place to draw on, and the door for pictures of one's own.
 
-import { $, fitCanvas, say, showPixels } from "./shared.js";
+import { $, arrowOf, clamp, fitCanvas, inSlices, say, setTexts, showPixels } from "./shared.js";
 import { asMnist, inkOf } from "./picture.js";
 
 const PEN = 2.6; // width of a stroke in pixels of 28
 const SIDE = 280; // of the sheets on which drawings and pictures are made smaller
-const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
 
-function trace(ctx, strokes, width) {
-  Object.assign(ctx, {
-    lineWidth: width,
-    lineCap: "round",
-    lineJoin: "round",
-    strokeStyle: "#fff",
-  });
+function trace(ctx, strokes, lineWidth) {
+  const round = { lineCap: "round", lineJoin: "round" };
+  Object.assign(ctx, { ...round, lineWidth, strokeStyle: "#fff" });
   for (const stroke of strokes) {
     ctx.beginPath();
     for (const [x, y] of stroke) ctx.lineTo(x, y);
@@ -24,8 +19,7 @@ function trace(ctx, strokes, width) {
 
 /** One value for each pixel of what `draw` draws on a black sheet. */
 function sheet(draw) {
-  const canvas = new OffscreenCanvas(SIDE, SIDE);
-  const ctx = canvas.getContext("2d");
+  const ctx = new OffscreenCanvas(SIDE, SIDE).getContext("2d");
   ctx.fillRect(0, 0, SIDE, SIDE);
   draw(ctx);
   const rgba = ctx.getImageData(0, 0, SIDE, SIDE).data;
@@ -68,7 +62,7 @@ async function fileToImage(file) {
 export function makePad(changed) {
   const pad = $("pad");
   const pen = { at: [14, 14], down: false, shown: false };
-  let [strokes, image, stroking, waiting] = [[], null, false, false];
+  let [strokes, image, stroking] = [[], null, false];
 
   function draw() {
     const ctx = fitCanvas(pad);
@@ -84,71 +78,69 @@ export function makePad(changed) {
     ctx.stroke();
   }
   function show(pixels, name) {
-    [strokes, image] = [[], pixels];
-    pen.down = false;
+    [strokes, image, pen.down] = [[], pixels, false];
     if (pixels) showPixels($("seen"), pixels);
     draw();
     changed(pixels, name);
   }
+  const askImage = inSlices(() => {
+    if (!strokes.length) return;
+    const pixels = drawingToImage(strokes);
+    showPixels($("seen"), pixels);
+    draw();
+    changed(pixels, "your drawing");
+  });
   function add(point, begins) {
     image = null;
     if (begins) strokes.push([point]);
     else strokes.at(-1).push(point);
-    if (waiting) return; // at most once a frame
-    waiting = true;
-    requestAnimationFrame(() => {
-      waiting = false;
-      if (!strokes.length) return;
-      const pixels = drawingToImage(strokes);
-      showPixels($("seen"), pixels);
-      draw();
-      changed(pixels, "your drawing");
-    });
+    askImage(["once a frame"]);
   }
 
   const at = (event) => [event.offsetX, event.offsetY].map((v) => (28 * v) / pad.clientWidth);
-  pad.addEventListener("pointerdown", (event) => {
+  pad.onpointerdown = (event) => {
     pad.setPointerCapture(event.pointerId);
     stroking = true;
     pen.shown = pen.down = false;
     add(at(event), true);
-  });
-  pad.addEventListener("pointermove", (event) => stroking && add(at(event), false));
-  for (const end of ["pointerup", "pointercancel"])
-    pad.addEventListener(end, () => (stroking = false));
-  pad.addEventListener("keydown", (event) => {
-    const move = MOVES[event.key];
-    if ((!move && event.key !== " ") || event.ctrlKey || event.altKey || event.metaKey) return;
+  };
+  pad.onpointermove = (event) => stroking && add(at(event), false);
+  pad.onpointerup = pad.onpointercancel = () => (stroking = false);
+  pad.onkeydown = (event) => {
+    const move = arrowOf(event);
+    if (!move && event.key !== " ") return;
     event.preventDefault();
     pen.shown = true;
-    if (move) pen.at = pen.at.map((v, k) => Math.min(26, Math.max(2, v + move[k])));
+    if (move) pen.at = [pen.at[0] + move[0], pen.at[1] - move[1]].map((v) => clamp(v, 2, 26));
     else pen.down = !pen.down;
     if (pen.down) add(pen.at, !move);
     else draw();
     if (!pen.down) say(`Pen at ${pen.at[0]}, ${pen.at[1]} of 28, lifted.`);
-  });
-  pad.addEventListener("blur", () => {
+  };
+  pad.onblur = () => {
     pen.shown = pen.down = false;
     draw();
-  });
-  $("clear").addEventListener("click", () => show(null, "empty: draw here"));
+  };
+  $("clear").onclick = () => show(null, "empty: draw here");
 
   async function take(file) {
+    if (!file) return;
     const pixels = await fileToImage(file).catch(() => null);
     if (pixels) show(pixels, "your picture, cut and centred");
-    else $("image-name").textContent = `in ${file.name} no picture was found`;
+    else setTexts({ "image-name": `in ${file.name} no picture was found` });
     say($("image-name").textContent);
   }
-  $("file").addEventListener("change", (event) => {
-    if (event.target.files[0]) take(event.target.files[0]);
-    event.target.value = ""; // so that the same file can be chosen again
-  });
-  for (const type of ["dragover", "dragleave", "drop"]) {
-    document.addEventListener(type, (event) => {
-      event.preventDefault();
-      document.body.classList.toggle("dropping", type === "dragover");
-      if (type === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
-    });
-  }
+  $("file").onchange = ({ target }) => {
+    take(target.files[0]);
+    target.value = ""; // so that the same file can be chosen again
+  };
+  document.ondragover =
+    document.ondragleave =
+    document.ondrop =
+      (event) => {
+        event.preventDefault();
+        document.body.classList.toggle("dropping", event.type === "dragover");
+        if (event.type === "drop") take(event.dataTransfer.files[0]);
+      };
   return { show, draw };
 }

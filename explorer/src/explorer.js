@@ -2,16 +2,12 @@
 // one of two models; a point of that model's space is decoded; a walk leads from A to B.
 // Places in the address, #z=… and others: see readAddress in places.js.
 
-import { $, color, fitCanvas, homeLink, inSlices, number, say } from "./shared.js";
-import { showPixels, tellHeight, unbase64, unzip } from "./shared.js";
+import { $, clamp, color, dark, fitCanvas, fitFrame, inSlices } from "./shared.js";
+import { markPressed, number, say, setTexts, showPixels, unbase64, unzip } from "./shared.js";
 import { crossEntropy, kl, normal, reader, unpackModel } from "./network.js";
-import { between, nearest, readAddress, writeAddress } from "./places.js";
+import { between, codeOf, nearest, readAddress, writeAddress } from "./places.js";
 import { drawCode, makeMap } from "./explorer-map.js";
 import { makePad } from "./explorer-pad.js";
-
-const FRAMES = 11; // of the film; the draws are ten and the mean, eleven too
-const ALIVE = 0.01; // nats of KL, less than which a dimension is called dead
-const REACH = 3; // of a slider, in standard deviations of the prior
 
 // ------------------------------------------------------------------------------- what is given
 
@@ -19,26 +15,35 @@ const data = JSON.parse($("data").textContent);
 const labels = Uint8Array.from(data.labels, Number);
 const read = reader(await unzip(unbase64(data.arrays)));
 const models = data.models.map((header) => {
-  const model = unpackModel(header, read);
+  const model = { ...unpackModel(header, read), order: header.order };
   const whole = read(Int16Array, labels.length * model.d);
-  return { ...model, klMean: header.kl, codes: Float32Array.from(whole, (q) => q * data.codeUnit) };
+  model.codes = Float32Array.from(whole, (q) => q * data.codeUnit);
+  const first = (label) => codeOf(model, Math.max(0, labels.indexOf(label))); // of a class
+  model.ends = { a: first(1), b: first(0) };
+  const kept = model.d === 2 ? model.ends.a : codeOf(model, data.first);
+  model.places = { ...model.ends, kept }; // while the other model is looked at
+  return model;
 });
 const images = read(Uint8Array, labels.length * 784);
 const imageAt = (i) => Float32Array.from(images.subarray(784 * i, 784 * (i + 1)), (v) => v / 255);
-const codeOf = (model, i) => [...model.codes.subarray(i * model.d, (i + 1) * model.d)];
-const pair = (v) => `(${v.map((x) => number(x)).join(", ")})`;
+const nameOf = (i) => data.names[labels[i]];
+function vector(v) {
+  if (v.length === 2) return `(${v.map((x) => number(x)).join(", ")})`;
+  return `${v.length} numbers, length\u00a0${number(Math.hypot(...v))}`;
+}
+const BLACK = new Float32Array(784);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const first = (label) => Math.max(0, labels.indexOf(label)); // image of a class
-
-// -------------------------------------------------------------------------------------- the state
+const [film, ticks] = [[...$("film").children], document.querySelectorAll(".tick")];
+const radios = [...$("draws").querySelectorAll("input")];
 
 const state = {
-  model: models[0],
+  model: null,
   x: null, // the image, its number among the test images, and its code { mu, sigma }
   index: undefined,
   code: null,
-  eps: [], // ten draws of the noise, for each model
-  draws: [], // their codes, after the mean itself
+  eps: [], // ten draws of the noise, for each model, after none at all
+  draws: [], // codes: the mean itself and the ten draws
+  pictures: [], // of them
   chosen: 1, // which of them the strip shows; 0 is the mean
   kept: null, // the point that was clicked or moved to
   point: null, // the one that is shown: kept, or the one under the mouse
@@ -50,78 +55,50 @@ const state = {
   playing: false,
   alone: null, // the one class that the legend shows
 };
-/** Each model keeps its own point, A and B while the other is looked at. */
-const places = new Map(
-  models.map((model) => {
-    const [a, b] = [codeOf(model, first(1)), codeOf(model, first(0))];
-    const kept = model.d === 2 ? a : codeOf(model, data.first);
-    return [model, { a, b, kept, defaults: [a, b] }];
-  }),
-);
 
 // ----------------------------------------------------------------------- one image goes through
 
-function setImage(x, name) {
-  state.x = x;
-  $("image-name").textContent = name;
-  roll(false);
-}
-
-/** Ten draws of the noise for the image; `anew` where the die asks for others. */
-function roll(anew) {
-  const { model, x } = state;
-  if (anew || state.eps[0]?.length !== model.d) {
-    state.eps = Array.from({ length: FRAMES - 1 }, () => Array.from({ length: model.d }, normal));
+/** The image, an empty pad where x is null; ten draws of the noise, `anew` where the die asks. */
+function setImage(x, anew) {
+  const { d, encode, decode } = state.model;
+  if (anew || state.eps[0]?.length !== d) {
+    state.eps = radios.map((_, i) => Array.from({ length: d }, () => (i ? normal() : 0)));
   }
-  state.code = x && model.encode(x);
-  const { mu, sigma } = state.code ?? {};
-  state.draws = x ? [mu, ...state.eps.map((e) => mu.map((m, k) => m + sigma[k] * e[k]))] : [];
-  state.pictures = state.draws.map(model.decode);
-  [...$("draws").querySelectorAll("canvas")].forEach((canvas, i) => {
-    showPixels(canvas, state.pictures[i] ?? new Float32Array(784));
-  });
+  const code = x && encode(x);
+  const draw = (eps) => code.mu.map((m, k) => m + code.sigma[k] * eps[k]);
+  const draws = code ? state.eps.map(draw) : [];
+  Object.assign(state, { x, code, draws, pictures: draws.map(decode) });
+  radios.forEach((radio, i) => showPixels(radio.nextSibling, state.pictures[i] ?? BLACK));
   showStrip();
 }
 
 function showStrip() {
-  const { x, code, chosen, model, pictures } = state;
-  const [short, eps] = [model.d === 2, chosen ? state.eps[chosen - 1] : Array(model.d).fill(0)];
-  showPixels($("picture"), pictures[chosen] ?? new Float32Array(784));
+  const { x, code, chosen, model, pictures, draws, eps } = state;
+  radios[chosen].checked = true;
+  showPixels($("picture"), pictures[chosen] ?? BLACK);
+  $("picture").ariaLabel = code ? "The picture decoded from the drawn z" : "Empty";
   const costs = pictures.map((picture) => crossEntropy(x, picture));
-  const klNow = code ? kl(code).reduce((a, b) => a + b) : 0;
-  for (const [bar, value] of [
-    ["recon", costs[chosen]],
-    ["kl", klNow],
-  ]) {
-    $(bar).textContent = code ? number(value, 1) : "–";
-    $(`${bar}-bar`).style.width = `${code ? Math.min(100, (100 * value) / data.scale) : 0}%`;
-  }
-  [...document.querySelectorAll(".tick")].forEach((tick, i) => {
-    tick.hidden = !code;
-    tick.style.left = `${Math.min(99.5, (100 * costs[i + 1]) / data.scale)}%`;
-  });
-  const squares = number(Math.hypot(...eps));
-  $("eps").textContent = !code ? "" : short ? `ε = ${pair(eps)}` : `length of ε: ${squares}`;
-  $("z-drawn").textContent = !code
-    ? ""
-    : short
-      ? pair(state.draws[chosen])
-      : `${model.d} numbers, the dots`;
-  $("code").innerHTML = !code
-    ? ""
-    : short
-      ? `<b>μ</b> = ${pair(code.mu)}<br><b>σ</b> = ${pair(code.sigma)}`
-      : `μ ± 2σ of ${model.d} numbers, those with most KL on top`;
-  $("picture").setAttribute("aria-label", code ? "The picture decoded from the drawn z" : "Empty");
+  const [recon, klNow] = code ? [costs[chosen], kl(code)] : [0, 0];
+  const share = (nats) => `${clamp((100 * nats) / data.scale, 0, 99.5)}%`;
+  $("recon-bar").style.width = share(recon);
+  $("kl-bar").style.width = share(klNow);
+  document.body.classList.toggle("empty", !code);
+  ticks.forEach((tick, i) => (tick.style.left = share(costs[i + 1])));
+  const flat = model.d === 2;
+  if (code) {
+    setTexts({
+      ...{ recon: number(recon, 1), kl: number(klNow, 1) },
+      ...{ eps: `ε = ${vector(eps[chosen])}`, "z-drawn": vector(draws[chosen]) },
+      mu: flat ? `μ = ${vector(code.mu)}` : `μ ± 2σ of ${model.d} numbers,`,
+      sigma: flat ? `σ = ${vector(code.sigma)}` : "those with most KL on top",
+    });
+    const what = chosen ? `draw ${chosen} of ten` : "the mean, without noise";
+    const parts = [$("image-name"), $("mu"), $("sigma")].map((part) => part.textContent);
+    const costing = `reconstruction ${number(recon, 1)} nats, KL ${number(klNow, 1)} nats.`;
+    say(`${parts.join(", ")}. ${what}: ${costing}`);
+  } else setTexts({ recon: "–", kl: "–", eps: "", "z-drawn": "", mu: "", sigma: "" });
   drawLens();
   map.drawTop();
-  if (code) {
-    const what = chosen ? `draw ${chosen} of ten` : "the mean, without noise";
-    say(
-      `${$("image-name").textContent}: ${$("code").textContent}. ${what}: reconstruction ` +
-        `${number(costs[chosen], 1)} nats, KL ${number(klNow, 1)} nats.`,
-    );
-  }
   tellAddress();
 }
 
@@ -131,334 +108,215 @@ function drawLens() {
   const side = $("lens").clientWidth;
   const { model, code, draws, chosen } = state;
   if (!code) return;
+  const { mu, sigma } = code;
   if (model.d === 2) {
-    const unit = side / (6.5 * Math.max(...code.sigma));
-    const place = ([x, y]) => [
-      side / 2 + unit * (x - code.mu[0]),
-      side / 2 - unit * (y - code.mu[1]),
-    ];
-    for (let i = 0; i < labels.length; i++) {
-      const [u, v] = place(model.codes.subarray(2 * i, 2 * i + 2));
-      ctx.fillStyle = data.colors[labels[i]];
-      if (Math.max(Math.abs(u), Math.abs(v)) < 2 * side) ctx.fillRect(u - 2, v - 2, 4, 4);
-    }
-    drawCode(ctx, state, place, unit);
-    return;
+    const unit = side / (6.5 * Math.max(...sigma));
+    const place = ([x, y]) => [side / 2 + unit * (x - mu[0]), side / 2 - unit * (y - mu[1])];
+    labels.forEach((label, i) => {
+      const [u, v] = place(codeOf(model, i));
+      ctx.fillStyle = data.colors[label];
+      ctx.fillRect(u - 2, v - 2, 4, 4);
+    });
+    return drawCode(ctx, state, place, unit);
   }
-  const step = side / model.d;
-  const at = (v) => side / 2 + (v * side) / 8; // −4 to 4 standard deviations of the prior
-  ctx.fillStyle = color("--line");
-  ctx.fillRect(at(-2), 0, at(2) - at(-2), side); // where the prior has 95 %
-  order(model).forEach((k, row) => {
-    ctx.fillStyle = color("--accent");
-    ctx.fillRect(
-      at(code.mu[k] - 2 * code.sigma[k]),
-      step * row + 1,
-      4 * code.sigma[k] * (side / 8),
-      step - 2,
-    );
-    ctx.fillStyle = color("--ink");
-    ctx.fillRect(at(draws[chosen][k]) - 2, step * row + step / 2 - 2, 4, 4);
+  const [unit, height] = [side / 8, side / model.d]; // −4 to 4 standard deviations of the prior
+  const bar = (name, from, to, y, h) => {
+    ctx.fillStyle = color(name);
+    ctx.fillRect(side / 2 + from * unit, y, (to - from) * unit, h);
+  };
+  bar("--line", -2, 2, 0, side); // where the prior has 95 %
+  model.order.forEach((k, row) => {
+    const [y, z] = [height * row, draws[chosen][k]];
+    bar("--accent", mu[k] - 2 * sigma[k], mu[k] + 2 * sigma[k], y + 1, height - 2);
+    bar("--ink", z - 2 / unit, z + 2 / unit, y + height / 2 - 2, 4);
   });
 }
 
-/** Dimensions by their mean KL, most first. */
-const order = ({ klMean }) => klMean.map((_, k) => k).sort((i, j) => klMean[j] - klMean[i]);
-
-for (let i = 0; i < FRAMES; i++) {
-  const label = document.createElement("label");
-  label.innerHTML = `<input type="radio" name="draw" value="${i}"${i === 1 ? " checked" : ""}>
-    <canvas class="pixels" width="28" height="28"></canvas>${i ? i : "μ"}`;
-  label.firstChild.setAttribute("aria-label", i ? `draw ${i}` : "the mean μ, without noise");
-  label.firstChild.addEventListener("change", () => {
+radios.forEach((radio, i) => {
+  radio.onchange = () => {
     state.chosen = i;
     showStrip();
-  });
-  $("draws").append(label);
-  if (i) $("recon-bar").parentElement.insertAdjacentHTML("beforeend", '<i class="tick"></i>');
-}
-$("die").addEventListener("click", () => {
-  $("die").textContent = "⚀⚁⚂⚃⚄⚅"[Math.floor(6 * Math.random())];
-  roll(true);
+  };
 });
+$("die").onclick = () => {
+  $("die").textContent = "⚀⚁⚂⚃⚄⚅"[Math.floor(6 * Math.random())];
+  setImage(state.x, true);
+};
 
-const pad = makePad((pixels, name) => {
+const pad = makePad((x, name) => {
   state.index = undefined;
-  setImage(pixels, name);
+  setTexts({ "image-name": name });
+  setImage(x);
 });
 function showTestImage(i) {
-  pad.show(imageAt(i), `test image ${i}: ${data.names[labels[i]]}`);
+  pad.show(imageAt(i), `test image ${i}: ${nameOf(i)}`);
   state.index = i;
-  tellAddress();
 }
-$("example").addEventListener("click", () =>
-  showTestImage(((state.index ?? -1) + 1) % labels.length),
-);
+$("example").onclick = () => showTestImage(((state.index ?? -1) + 1) % labels.length);
 
 // ----------------------------------------------------------------------- a point of the space
 
-/** Shows the picture of z, for as long as the mouse is there or, `kept`, until it is moved. */
-function setPoint(z, kept) {
-  if (kept) state.kept = z;
-  state.point = z ?? state.kept;
-  askPoint();
-}
-const askPoint = inSlices(() => {
-  const { model, point } = state;
-  state.near = nearest(model.codes, point);
-  const name = data.names[labels[state.near]];
-  showPixels($("decoded"), model.decode(point));
-  showPixels($("near"), imageAt(state.near));
-  $("near-name").innerHTML =
-    `<i class="dot" style="background: ${data.colors[labels[state.near]]}"></i>${name}`;
-  const text =
-    model.d === 2
-      ? `z = ${pair(point)}`
-      : `${model.d} numbers, length ${number(Math.hypot(...point))}`;
-  $("z").textContent = text;
-  $("decoded").setAttribute("aria-label", `Picture decoded from ${text}`);
-  $("near").setAttribute("aria-label", `Test image ${state.near}, class ${name}`);
-  if (model.d === 2) map.drawTop();
-  else showSliders();
-  say(`${text}. Nearest test image: ${name}.`);
-  tellAddress();
-  return false; // at most once a frame
-});
-function movePoint(what, z, kept) {
+/** Moves the point, A or B to z: for good or, the point, for as long as the mouse is there. */
+function move(what, z, kept = true) {
   if (kept) pause();
   if (what === "point") return setPoint(z, kept);
   state[what] = z;
+  showFilm();
   walkTo(what === "a" ? 0 : 1);
-  askFilm();
 }
-$("through").addEventListener("click", () => showTestImage(state.near));
-$("from-image").addEventListener(
-  "click",
-  () => state.code && movePoint("point", state.code.mu, true),
-);
+function setPoint(z, kept) {
+  if (kept) state.kept = z;
+  state.point = z ?? state.kept;
+  askPoint(["once a frame"]);
+}
+const askPoint = inSlices(() => {
+  const { model, point } = state;
+  const text = model.d === 2 ? `z = ${vector(point)}` : vector(point);
+  state.near = nearest(model.codes, point);
+  showPixels($("decoded"), model.decode(point));
+  showPixels($("near"), imageAt(state.near));
+  $("near-dot").style.background = data.colors[labels[state.near]];
+  setTexts({ z: text, "near-name": nameOf(state.near) });
+  $("decoded").ariaLabel = `Picture decoded from ${text}`;
+  $("near").ariaLabel = `Test image ${state.near}, class ${nameOf(state.near)}`;
+  if (model.d === 2) map.drawTop();
+  else showSliders();
+  say(`${text}. Nearest test image: ${nameOf(state.near)}.`);
+  tellAddress();
+});
+$("through").onclick = () => showTestImage(state.near);
+$("from-image").onclick = () => state.code && move("point", state.code.mu);
 
-const map = makeMap(models[0], { ...data, labels }, state, movePoint);
-
-data.names.forEach((name, label) => {
-  if (!data.tags[label]) return; // no test image of this class
-  const button = document.createElement("button");
-  button.type = "button";
-  button.innerHTML = `<i class="dot" style="background: ${data.colors[label]}"></i>${name}`;
-  button.addEventListener("click", () => {
+const map = makeMap(models[0], { ...data, labels }, state, move);
+for (const button of $("legend").children) {
+  button.onclick = () => {
+    const label = Number(button.value);
     state.alone = state.alone === label ? null : label;
     markPressed($("legend"), state.alone === label ? button : null);
     map.redraw();
-  });
-  $("legend").append(button);
-});
-function markPressed(group, pressed) {
-  for (const button of group.children) button.setAttribute("aria-pressed", button === pressed);
+  };
 }
-markPressed($("legend"), null);
 
 // Sliders, one a dimension: the pictures at both ends are those of z with this dimension there.
-const deep = models[1];
-const rows = order(deep).map((k) => {
-  const row = document.createElement("div");
-  const dead = deep.klMean[k] < ALIVE;
-  row.className = dead ? "slider dead" : "slider";
-  row.innerHTML = `<canvas class="pixels" width="28" height="28"></canvas>
-    <div><label for="dim-${k}">dimension ${k + 1}</label>
-    <input type="range" id="dim-${k}" min="-${REACH}" max="${REACH}" step="0.05"></div>
-    <canvas class="pixels" width="28" height="28"></canvas>`;
-  const [label, slider, ends] = [
-    row.querySelector("label"),
-    row.querySelector("input"),
-    row.querySelectorAll("canvas"),
-  ];
-  slider.addEventListener("input", () => {
-    movePoint(
-      "point",
-      state.kept.map((v, j) => (j === k ? Number(slider.value) : v)),
-      true,
-    );
-  });
-  $("sliders").append(row);
-  const about = dead ? "dead" : `KL ${number(deep.klMean[k])}`;
-  return { k, label, slider, ends, name: `z<sub>${k + 1}</sub>`, about };
+const sliders = models[1].order.map((k) => {
+  const slider = $(`dim-${k}`);
+  const ends = [...slider.closest(".slider").querySelectorAll("canvas")];
+  const at = (z, value) => z.map((v, j) => (j === k ? Number(value) : v));
+  slider.oninput = () => move("point", at(state.kept, slider.value));
+  return { k, slider, ends, at, shown: slider.labels[0].querySelector("output") };
 });
-let endsToDraw = [];
-const askEnds = inSlices(() => {
-  const next = endsToDraw.pop();
-  if (next)
-    showPixels(
-      next.canvas,
-      deep.decode(state.point.map((v, j) => (j === next.k ? next.value : v))),
-    );
-  return endsToDraw.length > 0;
-});
+const showPicture = ({ canvas, z }) => showPixels(canvas, state.model.decode(z));
+const askEnds = inSlices(showPicture);
 function showSliders() {
-  for (const { k, label, slider, name, about } of rows) {
+  const pictures = sliders.flatMap(({ k, slider, ends, at, shown }) => {
     slider.value = state.point[k];
-    label.innerHTML = `${name} = ${number(state.point[k])}, ${about}`;
-    slider.setAttribute("aria-valuetext", `${number(state.point[k])}; ${about}`);
-  }
-  endsToDraw = rows
-    .flatMap(({ k, ends }) => [
-      { canvas: ends[1], k, value: REACH },
-      { canvas: ends[0], k, value: -REACH },
-    ])
-    .reverse();
-  askEnds();
+    shown.textContent = number(state.point[k]);
+    const z = [slider.min, slider.max].map((value) => at(state.point, value));
+    return ends.map((canvas, i) => ({ canvas, z: z[i] }));
+  });
+  askEnds(pictures);
 }
 
 // --------------------------------------------------------------------------------- from A to B
 
-for (let i = 0; i < FRAMES; i++) {
-  $("film").insertAdjacentHTML(
-    "beforeend",
-    '<canvas class="pixels" width="28" height="28"></canvas>',
-  );
-  $("film").lastChild.addEventListener("click", () => {
-    pause();
-    walkTo(i / (FRAMES - 1));
-  });
+const askFilm = inSlices(showPicture);
+function showFilm() {
+  const { a, b, arc, model } = state;
+  state.way = Array.from({ length: 21 }, (_, i) => between(a, b, i / 20, arc));
+  askFilm(film.map((canvas, i) => ({ canvas, z: state.way[2 * i] })));
+  const [from, to] = [a, b].map((z) => nameOf(nearest(model.codes, z)));
+  const way = arc ? "arc" : "line";
+  $("film").ariaLabel = `Pictures on the ${way} from A, near ${from}, to B, near ${to}`;
 }
-let frame = FRAMES;
-const drawFrames = inSlices(() => {
-  if (frame >= FRAMES) return false;
-  showPixels($("film").children[frame], state.model.decode(state.way[(20 * frame) / (FRAMES - 1)]));
-  return ++frame < FRAMES;
-});
-function askFilm() {
-  state.way = Array.from({ length: 21 }, (_, i) => between(state.a, state.b, i / 20, state.arc));
-  [frame, state.film] = [0, true];
-  const name = (z) => data.names[labels[nearest(state.model.codes, z)]];
-  const text = `${FRAMES} pictures on the ${state.arc ? "arc" : "line"} from A, near ${name(state.a)}, to B, near ${name(state.b)}`;
-  $("film").setAttribute("aria-label", text);
-  drawFrames();
-}
-
 function walkTo(t) {
   state.t = t;
   $("step").value = t;
-  $("step").setAttribute("aria-valuetext", `${Math.round(100 * t)} % of the way from A to B`);
-  [...$("film").children].forEach((canvas, i) => {
-    canvas.classList.toggle("now", Math.round(t * (FRAMES - 1)) === i);
-  });
+  $("step").ariaValueText = `${Math.round(100 * t)} % of the way from A to B`;
+  film.forEach((canvas, i) => canvas.classList.toggle("now", Math.round(10 * t) === i));
   setPoint(between(state.a, state.b, t, state.arc), true);
 }
 function pause() {
   state.playing = false;
-  $("play").textContent = calm.matches ? "Step" : "Play";
+  setTexts({ play: calm.matches ? "Step" : "Play" });
 }
 let direction = 1;
+/** Four seconds there, four seconds back. */
 function play(last) {
-  // four seconds there, four seconds back
   requestAnimationFrame((now) => {
     if (!state.playing) return;
-    const t = Math.min(1, Math.max(0, state.t + (direction * Math.min(now - last, 100)) / 4000));
+    const t = clamp(state.t + (direction * Math.min(now - last, 100)) / 4000, 0, 1);
     if (t === 0 || t === 1) direction = t ? -1 : 1;
     walkTo(t);
     play(now);
   });
 }
-$("play").addEventListener("click", () => {
-  if (calm.matches) return walkTo(state.t > 0.999 ? 0 : Math.min(1, state.t + 0.1)); // no motion unasked
+$("play").onclick = () => {
+  if (calm.matches) return walkTo(state.t > 0.999 ? 0 : clamp(state.t + 0.1, 0, 1)); // no motion unasked
   if (state.playing) return pause();
   state.playing = true;
-  $("play").textContent = "Pause";
+  setTexts({ play: "Pause" });
   play(performance.now());
-});
-$("step").addEventListener("input", () => {
+};
+function stopAt(t) {
   pause();
-  walkTo(Number($("step").value));
-});
-for (const [id, what] of [
-  ["set-a", "a"],
-  ["set-b", "b"],
-])
-  $(id).addEventListener("click", () => movePoint(what, state.kept, true));
-for (const way of ["line", "arc"]) {
-  $(way).addEventListener("click", () => {
-    setWay(way === "arc");
-    walkTo(state.t);
-  });
+  walkTo(t);
 }
-function setWay(arc) {
-  state.arc = arc;
-  $("line").setAttribute("aria-pressed", !arc);
-  $("arc").setAttribute("aria-pressed", arc);
-  askFilm();
+$("step").oninput = () => stopAt(Number($("step").value));
+film.forEach((canvas, i) => (canvas.onclick = () => stopAt(i / 10)));
+$("set-a").onclick = () => move("a", state.kept);
+$("set-b").onclick = () => move("b", state.kept);
+function setArc(arc) {
+  $("arc").checked = state.arc = arc;
+  showFilm();
 }
-calm.addEventListener("change", pause);
+$("arc").onchange = () => {
+  setArc($("arc").checked);
+  walkTo(state.t);
+};
+calm.onchange = pause;
 
 // ------------------------------------------------------------- which model, the address, the start
 
 function setModel(model) {
-  pause();
-  const from = places.get(state.model);
-  if (state.kept) Object.assign(from, { a: state.a, b: state.b, kept: state.kept });
-  Object.assign(state, { model, ...places.get(model) });
-  state.point = state.kept;
+  const { a, b, kept } = state;
+  if (state.model) state.model.places = { a, b, kept };
+  Object.assign(state, { model, ...model.places });
+  document.body.dataset.d = model.d; // for what the style hides
   markPressed($("models"), $("models").children[models.indexOf(model)]);
-  const flat = model.d === 2;
-  [$("map").hidden, $("dims").hidden] = [!flat, flat];
-  $("space-title").textContent = flat ? "The plane of codes" : `The space of ${model.d} numbers`;
-  $("space-help").textContent = flat
-    ? `A dot is the code μ of one of ${labels.length.toLocaleString("en")} test images. Move over the plane to see what the ` +
-      "decoder makes of each place; click to keep it. Drag the plane or A and B; zoom with the buttons, two fingers, " +
-      "or, once clicked, the wheel. Keys: arrows, + and −, 0 for all."
-    : "A slider moves one number of z; the pictures at its ends are what −3 and 3 would make of it. Sorted by KL, " +
-      "the nats that the encoder spends on each, on average over the test images; dead ones come last and change nothing.";
-  $("walk-help").textContent = flat
-    ? "A and B can be dragged on the plane."
-    : "“A here” puts A where the sliders are.";
-  state.draws = [];
-  roll(false);
-  setPoint(state.kept, true);
-  askFilm();
+  move("point", state.kept);
+  setImage(state.x);
+  showFilm();
 }
-models.forEach((model) => {
-  const button = document.createElement("button");
-  button.type = "button";
-  button.textContent = model.d === 2 ? "A plane: 2 numbers" : `Sharper: ${model.d} numbers`;
-  button.addEventListener("click", () => setModel(model));
-  $("models").append(button);
-});
+models.forEach((model, i) => ($("models").children[i].onclick = () => setModel(model)));
 
-let written = ""; // what this page put into the address itself
 let addressWaiting = 0;
 function tellAddress() {
   if (window !== parent) return; // in a frame the address is not the reader's
   clearTimeout(addressWaiting);
   addressWaiting = setTimeout(() => {
-    const { model, index, kept, a, b } = state;
-    const [startA, startB] = places.get(model).defaults;
-    const ends = a === startA && b === startB ? {} : { a, b };
-    const way = state.arc ? "arc" : undefined;
-    written = writeAddress({ model: model.d, image: index, z: kept, ...ends, way });
-    history.replaceState(null, "", written);
+    const { model, index, kept, a, b, arc } = state;
+    const ends = a === model.ends.a && b === model.ends.b ? {} : { a, b };
+    const way = arc ? "arc" : undefined;
+    const address = writeAddress({ model: model.d, image: index, z: kept, ...ends, way });
+    history.replaceState(null, "", address);
   }, 400);
 }
 function followAddress() {
-  const asked = readAddress(location.hash, models, state.model);
-  if (asked.model !== state.model || !state.kept) setModel(asked.model);
+  const asked = readAddress(location.hash, models, state.model ?? models[0]);
+  if (asked.model !== state.model) setModel(asked.model);
   Object.assign(state, { a: asked.a ?? state.a, b: asked.b ?? state.b });
-  setWay(asked.arc ?? state.arc);
+  setArc(asked.arc ?? state.arc);
   if (asked.image !== undefined || !state.x) showTestImage(asked.image ?? data.first);
-  setPoint(asked.z ?? (asked.a ? state.a : state.kept), true);
+  move("point", asked.z ?? asked.a ?? state.kept);
 }
-addEventListener("hashchange", () => location.hash !== written && followAddress());
+window.onhashchange = followAddress;
 
 function layout() {
   pad.draw();
-  if (state.code) drawLens();
+  drawLens();
 }
-new ResizeObserver(layout).observe($("lens"));
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", layout);
-$("map-text").textContent =
-  "Where the classes lie: " +
-  Object.entries(data.tags)
-    .map(([label, z]) => `${data.names[label]} around ${pair(z)}`)
-    .join("; ");
-homeLink();
-tellHeight($("main"));
-setModel(models[0]);
 followAddress();
-window.explorer = { models, state, crossEntropy, kl }; // for the console, and for tests
+new ResizeObserver(layout).observe($("lens"));
+dark().addEventListener("change", layout);
+fitFrame();
+window.explorer = { models, state }; // for the console, and for tests

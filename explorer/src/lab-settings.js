@@ -17,6 +17,7 @@ export const STANDARD = {
   mean: false, // reconstruction averaged over the pixels instead of summed
   rate: 3e-3,
   schedule: "constant", // or "one-cycle"
+  showLabels: true, // of no use to the worker
 };
 
 /** β and learning rate that are in force at a step. */

@@ -1,9 +1,10 @@
 // The lab: a page around a trainer. It holds the settings, sends them to the worker, and shows what
 // comes back.
 
-import { $, homeLink, number, say, tellHeight, unbase64, unzip } from "./shared.js";
+import { $, arrowOf, clamp, dark, fitFrame, markPressed } from "./shared.js";
+import { number, say, setTexts, showPixels, unbase64, unzip } from "./shared.js";
 import { HELD_OUT, STANDARD } from "./lab-settings.js";
-import { drawCurve, drawMap, drawRow } from "./lab-draw.js";
+import { drawCurve, drawMap } from "./lab-draw.js";
 import { measure } from "./lab-measures.js";
 
 const data = JSON.parse($("data").textContent);
@@ -13,10 +14,8 @@ const TRAINED = 600; // steps after which a question may go on with the network 
 const state = {
   id: 0, // counts the runs
   settings: { ...STANDARD },
-  showLabels: true,
   running: false,
   snapshot: null, // the last one, as worker.js posts it
-  before: null, // the one before, when steps are slow enough to see each
   measures: null, // what is said about the snapshot
   history: [], // {step, train, held, beta}
   turn: [0.6, 0.4], // of the map of three dimensions, in radians
@@ -25,29 +24,26 @@ const state = {
   asked: null, // the measures just before its change
   answer: "",
 };
+const dataset = () => data.datasets[state.settings.dataset];
+if (!data.datasets.fashion) {
+  document.querySelectorAll("[data-change*=fashion], [value=fashion]").forEach((e) => e.remove());
+}
+const inputs = [...document.querySelectorAll("[data-setting]")];
 
 // ---------------------------------------------------------------------------------- the worker
 
 const script = new Blob([data.worker], { type: "text/javascript" }); // so that it works from a file
 const worker = new Worker(URL.createObjectURL(script));
 worker.postMessage({ wasm: unbase64(data.wasm) });
-const sent = new Set(); // names of data sets
-let queue = Promise.resolve(); // messages wait here while images are being unzipped
-
-const dataset = () => data.datasets[state.settings.dataset];
+for (const [name, { images }] of Object.entries(data.datasets)) {
+  worker.postMessage({ name, packed: await unzip(unbase64(images)) });
+}
 
 /** Changes the state, and sends the trainer a message. */
 function tell(change, message) {
   Object.assign(state, change);
   showSettings();
-  const name = state.settings.dataset;
-  queue = queue.then(async () => {
-    if (!sent.has(name)) {
-      worker.postMessage({ name, packed: await unzip(unbase64(data.datasets[name].images)) });
-    }
-    sent.add(name);
-    worker.postMessage(message);
-  });
+  worker.postMessage(message);
 }
 
 const pause = () => tell({ running: false }, { pause: true });
@@ -59,7 +55,7 @@ const set = (change) => tell({ settings: { ...state.settings, ...change } }, { s
 /** A new network, perhaps with other settings. */
 function restart(change) {
   const [settings, id] = [{ ...state.settings, ...change }, state.id + 1];
-  const start = { id, settings, history: [], snapshot: null, before: null, running: false };
+  const start = { id, settings, history: [], snapshot: null, running: false };
   tell(start, { start: settings, id, view: viewOf(settings.d) });
 }
 
@@ -74,7 +70,6 @@ function viewOf(d) {
 worker.onmessage = ({ data: snapshot }) => {
   if (snapshot.id !== state.id) return; // of a run that has been left
   const { step, train, held, beta, running } = snapshot;
-  state.before = step - state.snapshot?.step === 1 ? state.snapshot : null;
   Object.assign(state, { snapshot, running });
   state.measures = { step, beta, ...held, ...measure(snapshot, dataset().labels) };
   if (train) state.history.push({ step, train, held, beta });
@@ -87,11 +82,13 @@ worker.onmessage = ({ data: snapshot }) => {
 
 /** A question starts a new network, or (data-live) goes on with one of the usual settings. */
 function ask(question) {
-  const { settings, snapshot } = state;
-  const usual = { ...STANDARD, seed: settings.seed, d: settings.d, dataset: settings.dataset };
+  const { snapshot, settings } = state;
+  const { seed, d, dataset, showLabels } = settings;
+  const usual = { ...STANDARD, seed, d, dataset, showLabels };
   const ready = Object.keys(usual).every((name) => usual[name] === settings[name]);
   const step = ready && snapshot ? snapshot.step : 0;
-  Object.assign(state, { question, settings: usual, until: null, answer: "", showLabels: true });
+  usual.showLabels = true;
+  Object.assign(state, { question, settings: usual, until: null, answer: "" });
   if (!("live" in question.dataset) || step >= TRAINED) return change();
   if (!ready) restart();
   run(TRAINED - step);
@@ -99,10 +96,10 @@ function ask(question) {
 
 /** What the question is about; the network is ready for it. */
 function change() {
-  const { live, change, steps, hide } = state.question.dataset;
+  const { live, change, steps } = state.question.dataset;
   (live === undefined ? restart : set)(JSON.parse(change));
   const until = (state.snapshot?.step ?? 0) + Number(steps);
-  Object.assign(state, { until, asked: state.measures, showLabels: !hide });
+  Object.assign(state, { until, asked: state.measures });
   run(Number(steps));
 }
 
@@ -136,9 +133,9 @@ function wordsOf({ step, loss, recon, kl, same, inside, spread, pair }, history)
   };
 }
 
-/** The reader has taken over: a question that is still open is dropped. */
-function drop() {
-  if (state.question && !state.answer) state.question = null;
+/** The reader takes over: a question that is still open is dropped; with a new network, any. */
+function takeOver(renew) {
+  if (renew || !state.answer) state.question = null;
 }
 
 // --------------------------------------------------------------------------------- the screen
@@ -146,30 +143,25 @@ function drop() {
 function show() {
   const { snapshot, measures, history, settings, until, answer } = state;
   if (!snapshot) return;
-  drawMap($("map"), { ...state, ...dataset(), colors: data.colors });
-  drawRow($("originals"), snapshot.originals);
-  drawRow($("rebuilt"), snapshot.rebuilt);
-  drawRow($("samples"), snapshot.samples);
+  drawMap($("map"), state, dataset(), data.colors);
+  for (const row of ["originals", "rebuilt", "samples"]) showPixels($(row), snapshot[row], 6);
 
   const { step, beta, rate, held, reach, speed, running, kernel } = snapshot;
   const recon = settings.mean ? held.recon / 784 : held.recon;
   const broken = Number.isFinite(held.loss)
     ? ""
-    : "and the loss is no longer a number: start again";
-  const texts = {
+    : "and the loss is no number any more: start again";
+  const [same, spread] = [percent(measures.same), number(measures.spread)];
+  setTexts({
+    ...{ same, spread, beta: number(beta), kl: number(held.kl) },
     steps: step.toLocaleString("en"),
     speed: running ? `${Math.round(speed)} steps/s in ${kernel}` : broken,
     loss: number(held.loss, settings.mean ? 3 : 1),
     recon: number(recon, settings.mean ? 3 : 1),
-    beta: number(beta),
-    kl: number(held.kl),
-    same: percent(measures.same),
-    spread: number(measures.spread),
     reach: `The map reaches from −${reach} to ${reach}.`,
     rate: rate === settings.rate ? "" : `, now ${rate.toPrecision(2)}`,
     progress: answer ? "" : `Step ${step} of ${until ?? `${TRAINED}, before the change`}.`,
-  };
-  for (const [name, text] of Object.entries(texts)) $(name).textContent = text;
+  });
   $("recon-bar").style.flexGrow = 1000 * recon || 0; // shares: a sum below 1 would not fill the bar
   $("kl-bar").style.flexGrow = 1000 * beta * held.kl || 0;
   for (const name of ["loss", "recon", "kl"]) {
@@ -179,103 +171,78 @@ function show() {
   }
   $("map").ariaLabel =
     `Map of ${HELD_OUT} codes after ${step} steps, from −${reach} to ${reach} each way. Standard ` +
-    `deviation ${texts.spread}; the nearest other code is of the same class for ${texts.same}`;
+    `deviation ${spread}; the nearest other code is of the same class for ${same}`;
   if (!running) say($("map").ariaLabel);
 }
 
 /** Everything that follows from settings and question. */
 function showSettings() {
-  const { settings, question, running, showLabels } = state;
-  for (const input of document.querySelectorAll("[data-setting]")) {
+  const { settings, question, running, answer } = state;
+  for (const input of inputs) {
     const value = settings[input.dataset.setting];
-    if (input.type === "checkbox") input.checked = value;
-    else input.value = value;
+    input[input.type === "checkbox" ? "checked" : "value"] = value;
   }
-  $("labels").checked = showLabels;
-  $("beta-set").textContent = number(settings.beta, 1);
-  $("play").textContent = running ? "Pause" : "Play";
-  $("turn").hidden = settings.d !== 3;
-  $("flat").hidden = settings.d !== 1;
-  $("rings").hidden = settings.d === 1;
-  $("size").textContent = settings.d;
-  $("legend").replaceChildren(
-    ...dataset().names.map((name, label) => {
-      const item = document.createElement("span");
-      item.textContent = name;
-      item.style.setProperty("--dot", showLabels ? data.colors[label] : "var(--muted)");
-      return item;
-    }),
-  );
-  for (const button of document.querySelectorAll("#questions button")) {
-    button.ariaPressed = button === question;
-  }
+  document.body.dataset.d = settings.d; // for what the style hides
+  const dot = (label) => (settings.showLabels ? data.colors[label] : "var(--muted)");
+  const legend = dataset().names.map((name, i) => `<span style="--dot: ${dot(i)}">${name}</span>`);
+  $("legend").innerHTML = legend.join("");
+  markPressed($("questions"), question);
   $("answer").hidden = !question;
-  $("expect").textContent = question?.dataset.expect;
-  $("happened").textContent = state.answer;
+  setTexts({
+    ...{ expect: question?.dataset.expect, happened: answer, size: settings.d },
+    ...{ "beta-set": number(settings.beta, 1), play: running ? "Pause" : "Play" },
+  });
   requestAnimationFrame(show);
 }
 
 // -------------------------------------------------------------------------------------- input
 
-const actions = {
-  play: () => (state.running ? pause() : run()),
-  one: () => run(1),
-  again: () => restart(),
-  standard: () => restart({ ...STANDARD }),
-};
-for (const [name, action] of Object.entries(actions)) {
-  $(name).onclick = () => {
-    drop();
+function onPress(id, renew, action) {
+  $(id).onclick = () => {
+    takeOver(renew);
     action();
   };
 }
-for (const button of document.querySelectorAll("#questions button")) {
+onPress("play", false, () => (state.running ? pause() : run()));
+onPress("one", false, () => run(1));
+onPress("again", true, () => restart());
+onPress("standard", true, () => restart(STANDARD));
+for (const button of $("questions").children) {
   button.onclick = () => {
     ask(button);
     $("answer").scrollIntoView({ block: "nearest" });
   };
 }
-for (const input of document.querySelectorAll("[data-setting]")) {
-  input.addEventListener("input", () => {
+for (const input of inputs) {
+  input.oninput = () => {
     const { setting, live } = input.dataset;
     const value = input.type === "checkbox" ? input.checked : input.value;
-    drop();
-    (live === undefined ? restart : set)({
-      [setting]: typeof STANDARD[setting] === "number" ? Number(value) : value,
-    });
-  });
+    if (setting !== "showLabels") takeOver(live === undefined);
+    const change = { [setting]: typeof STANDARD[setting] === "number" ? Number(value) : value };
+    (live === undefined ? restart : set)(change);
+  };
 }
 $("pace").onchange = () => tell({}, { pace: Number($("pace").value) });
-$("labels").onchange = () => {
-  state.showLabels = $("labels").checked;
-  showSettings();
-};
 
 function turn(yaw, pitch) {
-  state.turn = [state.turn[0] + yaw, Math.max(-1.5, Math.min(1.5, state.turn[1] + pitch))];
+  state.turn = [state.turn[0] + yaw, clamp(state.turn[1] + pitch, -1.5, 1.5)];
   tell({}, { view: viewOf(3) });
 }
-const ARROWS = {
-  ArrowLeft: [-0.1, 0],
-  ArrowRight: [0.1, 0],
-  ArrowUp: [0, -0.1],
-  ArrowDown: [0, 0.1],
-};
 $("map").onkeydown = (event) => {
-  if (state.settings.d !== 3 || !ARROWS[event.key]) return;
+  const arrow = arrowOf(event);
+  if (state.settings.d !== 3 || !arrow) return;
   event.preventDefault();
-  turn(...ARROWS[event.key]);
+  turn(0.1 * arrow[0], -0.1 * arrow[1]);
 };
 $("map").onpointermove = ({ buttons, movementX, movementY }) => {
   if (state.settings.d === 3 && buttons & 1) turn(movementX / 100, movementY / 100);
 };
 
 // Nothing trains where nobody looks.
-document.addEventListener("visibilitychange", () => document.hidden && state.running && pause());
-matchMedia("(prefers-color-scheme: dark)").addEventListener("change", show);
-addEventListener("resize", () => requestAnimationFrame(show));
+document.onvisibilitychange = () => document.hidden && state.running && pause();
+dark().onchange = show;
+window.onresize = () => requestAnimationFrame(show);
 
 restart();
-homeLink();
-tellHeight($("main"));
+fitFrame();
 window.lab = { state, data }; // for the curious, and for tests

@@ -1,20 +1,13 @@
 // The trained networks: unpacking them, running them, and what an image costs them.
 
+import { clamp } from "./shared.js";
+
 const sigmoid = (a) => 1 / (1 + Math.exp(-a));
-
-/** Abramowitz and Stegun 7.1.26, error below 1.5e-7. */
-function erf(x) {
-  const t = 1 / (1 + 0.3275911 * Math.abs(x));
-  const powers = [0.254829592, -0.284496736, 1.421413741, -1.453152027, 1.061405429];
-  const sum = powers.reduceRight((rest, power) => t * (power + rest), 0);
-  return Math.sign(x) * (1 - sum * Math.exp(-x * x));
-}
-
 const activations = {
   none: (a) => a,
   relu: (a) => Math.max(0, a),
   silu: (a) => a * sigmoid(a),
-  gelu: (a) => (a * (1 + erf(a / Math.SQRT2))) / 2,
+  gelu: (a) => a * sigmoid(1.5957691 * (a + 0.044715 * a ** 3)), // to three digits
 };
 
 /**
@@ -34,11 +27,8 @@ export function reader(bytes) {
  * a scale of its own.
  */
 function unpackLayer([rows, cols, name, residual], read) {
-  const [scales, b, bytes] = [
-    read(Float32Array, rows),
-    read(Float32Array, rows),
-    read(Int8Array, rows * cols),
-  ];
+  const [scales, b] = [read(Float32Array, rows), read(Float32Array, rows)];
+  const bytes = read(Int8Array, rows * cols);
   const W = Float32Array.from(bytes, (q, k) => q * scales[Math.floor(k / cols)]);
   return { rows, cols, W, b, f: activations[name], residual };
 }
@@ -62,36 +52,27 @@ function forward(layers, x) {
  * decode: d numbers to 784 grey values in [0, 1].
  */
 export function unpackModel({ encoder, decoder }, read) {
-  const [E, D] = [encoder, decoder].map((layers) =>
-    layers.map((sizes) => unpackLayer(sizes, read)),
-  );
+  const [E, D] = [encoder, decoder].map((net) => net.map((layer) => unpackLayer(layer, read)));
   const d = D[0].cols;
-  return {
-    d,
-    encode(pixels) {
-      const heads = forward(E, pixels); // mu, then log σ²
-      return {
-        mu: [...heads.subarray(0, d)],
-        sigma: [...heads.subarray(d)].map((s) => Math.exp(s / 2)),
-      };
-    },
-    decode: (z) => forward(D, z).map(sigmoid),
+  const encode = (pixels) => {
+    const heads = [...forward(E, pixels)]; // μ, then log σ²: finite, however strange the image
+    const sigma = heads.slice(d).map((s) => Math.exp(clamp(s, -20, 20) / 2));
+    return { mu: heads.slice(0, d), sigma };
   };
+  return { d, encode, decode: (z) => forward(D, z).map(sigmoid) };
 }
 
 /** −log p(x | z), the cross-entropy of x and its picture y: summed over pixels, in nats. */
 export function crossEntropy(x, y) {
-  let sum = 0;
-  for (let i = 0; i < x.length; i++) {
-    const p = Math.min(1 - 1e-7, Math.max(1e-7, y[i]));
-    sum -= x[i] * Math.log(p) + (1 - x[i]) * Math.log(1 - p);
-  }
-  return sum;
+  return x.reduce((sum, v, i) => {
+    const p = clamp(y[i], 1e-7, 1 - 1e-7);
+    return sum - v * Math.log(p) - (1 - v) * Math.log(1 - p);
+  }, 0);
 }
 
-/** KL(q(z | x) ‖ N(0, I)) of each dimension, in nats. */
+/** KL(q(z | x) ‖ N(0, I)), in nats. */
 export const kl = ({ mu, sigma }) =>
-  mu.map((m, k) => (m * m + sigma[k] ** 2 - 1 - 2 * Math.log(sigma[k])) / 2);
+  mu.reduce((sum, m, k) => sum + (m * m + sigma[k] ** 2 - 1 - 2 * Math.log(sigma[k])) / 2, 0);
 
 /** A number drawn from N(0, 1), by Box and Muller. */
 export const normal = () =>

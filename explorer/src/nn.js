@@ -84,11 +84,14 @@ export function makeRandom(seed) {
 
 /** Linear layer: W and b with their gradients dW and db, and its output y with dy for one batch. */
 class Linear {
-  constructor(kernel, inputs, outputs, take) {
+  constructor(kernel, inputs, outputs, random) {
+    const floats = (count, size) => Array.from({ length: count }, () => kernel.floats(size));
+    const start = () => (2 * random.uniform() - 1) / Math.sqrt(inputs); // as in PyTorch
     Object.assign(this, { kernel, inputs, outputs });
-    [this.W, this.dW] = take(inputs * outputs);
-    [this.b, this.db] = take(outputs);
-    [this.y, this.dy] = [kernel.floats(outputs * BATCH), kernel.floats(outputs * BATCH)];
+    this.parameters = [floats(4, inputs * outputs), floats(4, outputs)]; // each w, g, m, v of Adam
+    for (const [w] of this.parameters) w.set(w.map(start));
+    [[this.W, this.dW], [this.b, this.db]] = this.parameters;
+    [this.y, this.dy] = floats(2, outputs * BATCH);
     this.xT = kernel.floats(inputs * BATCH);
   }
 
@@ -123,25 +126,11 @@ export class VAE {
   /** @param {number} d size of the code; @param random from makeRandom */
   constructor(kernel, d, random) {
     const sizes = [PIXELS, HIDDEN, 2 * d, d, HIDDEN, PIXELS]; // the heads are μ and log σ², z has size d
-    const pairs = [0, 1, 3, 4].map((i) => [sizes[i], sizes[i + 1]]);
-    const aligned = (n) => 4 * Math.ceil(n / 4); // each array starts at a multiple of 16 bytes
-    const count = pairs.reduce((sum, [i, o]) => sum + aligned(i * o) + aligned(o), 0);
     kernel.free();
-    Object.assign(this, { kernel, d, steps: 0 });
-    for (const name of ["w", "g", "m", "v"]) this[name] = kernel.floats(count); // as in plainAdam
+    Object.assign(this, { kernel, steps: 0 });
     for (const name of ["z", "dz", "eps"]) this[name] = kernel.floats(d * BATCH);
     this.x = kernel.floats(PIXELS * BATCH);
-    let at = 0;
-    const take = (n) => {
-      const views = [this.w.subarray(at, at + n), this.g.subarray(at, at + n)];
-      at += aligned(n);
-      return views;
-    };
-    this.layers = pairs.map(([inputs, outputs]) => new Linear(kernel, inputs, outputs, take));
-    for (const { W, b, inputs } of this.layers) {
-      const start = () => (2 * random.uniform() - 1) / Math.sqrt(inputs); // as in PyTorch
-      for (const array of [W, b]) array.set(array.map(start));
-    }
+    this.layers = [0, 1, 3, 4].map((i) => new Linear(kernel, sizes[i], sizes[i + 1], random));
   }
 
   /** The batch in this.x to heads (2d, BATCH): rows of μ, then rows of log σ². */
@@ -205,7 +194,9 @@ export class VAE {
   /** One step of Adam along the gradients. */
   update(rate) {
     const t = ++this.steps;
-    const { w, g, m, v } = this;
-    this.kernel.adam(w, g, m, v, rate / (1 - 0.9 ** t), 1 / (1 - 0.999 ** t));
+    const fixes = [rate / (1 - 0.9 ** t), 1 / (1 - 0.999 ** t)]; // of means that began at 0
+    for (const arrays of this.layers.flatMap((layer) => layer.parameters)) {
+      this.kernel.adam(...arrays, ...fixes);
+    }
   }
 }

@@ -1,4 +1,7 @@
-// Points of the latent space: the way between two, the nearest code, and places in the address.
+// Places of the latent space: the way between two, the nearest code, and places in the address.
+
+/** The mean code of image i. */
+export const codeOf = ({ codes, d }, i) => [...codes.subarray(i * d, (i + 1) * d)];
 
 /**
  * The code a share t of the way from a to b: on the line, or on the arc between their directions
@@ -6,13 +9,11 @@
  */
 export function between(a, b, t, arc) {
   const dot = (u, v) => u.reduce((sum, value, k) => sum + value * v[k], 0);
-  let [s, r] = [1 - t, t];
-  if (arc) {
-    const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
-    const angle = Math.acos(Math.min(0.9999, cosine));
-    // Opposite directions have no shortest arc, and the middle itself has no direction: line.
-    if (cosine > -0.9999) [s, r] = [s, r].map((w) => Math.sin(w * angle) / Math.sin(angle));
-  }
+  const cosine = dot(a, b) / Math.sqrt(dot(a, a) * dot(b, b));
+  const angle = Math.acos(Math.min(0.9999, cosine));
+  // Opposite directions have no shortest arc, and the middle itself has no direction: line.
+  const curved = arc && cosine > -0.9999;
+  const [s, r] = [1 - t, t].map((w) => (curved ? Math.sin(w * angle) / Math.sin(angle) : w));
   return a.map((value, k) => s * value + r * b[k]);
 }
 
@@ -36,30 +37,26 @@ export function nearest(codes, z) {
  *            A place is its coordinates, or image7 for the mean code of test image 7
  *     way    line or arc
  *
- * `code(i)` gives the code of image i, for the model that is asked for. Nonsense is left out.
+ * Nonsense is left out.
  */
 export function readAddress(hash, models, current) {
   const asked = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
   const model = models.find(({ d }) => d === Number(asked.model)) ?? current;
-  const known = (i) => Number.isInteger(i) && i >= 0 && i * model.d < model.codes.length;
+  const count = model.codes.length / model.d;
+  const image = (text = "") => (/^\d+$/.test(text) && text < count ? Number(text) : undefined);
   const place = (text = "") => {
-    const index = Number(text.match(/^image(\d+)$/)?.[1] ?? NaN);
-    if (known(index)) return [...model.codes.subarray(index * model.d, (index + 1) * model.d)];
+    const index = text.startsWith("image") ? image(text.slice(5)) : undefined;
+    if (index !== undefined) return codeOf(model, index);
     const z = text.split(",").map((part) => (part.trim() ? Number(part) : NaN));
     return z.length === model.d && z.every(Number.isFinite) ? z : undefined;
   };
-  const image = Number(asked.image ?? NaN);
-  return {
-    model,
-    image: known(image) ? image : undefined,
-    ...{ z: place(asked.z), a: place(asked.a), b: place(asked.b) },
-    arc: asked.way ? asked.way === "arc" : undefined,
-  };
+  const [z, a, b] = [asked.z, asked.a, asked.b].map((text) => place(text));
+  return { model, image: image(asked.image), z, a, b, arc: asked.way && asked.way === "arc" };
 }
 
 /** The same as a text; what is undefined is left out. */
 export function writeAddress(parts) {
-  const text = (v) => (Array.isArray(v) ? v.map((x) => x.toFixed(2)).join(",") : String(v));
+  const text = (v) => (Array.isArray(v) ? v.map((x) => x.toFixed(2)).join(",") : v);
   const given = Object.entries(parts).filter(([, value]) => value !== undefined);
   return "#" + given.map(([name, value]) => `${name}=${text(value)}`).join("&");
 }

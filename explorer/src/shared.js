@@ -1,6 +1,5 @@
-// What the explorer and the lab share: elements, numbers, pixels, and being a good page in a frame.
+// What the explorer and the lab share: elements, numbers, drawing, and being a good page in a frame.
 
-/** The element with an id. */
 export const $ = (id) => document.getElementById(id);
 
 /** Bytes from base64. */
@@ -12,78 +11,121 @@ export async function unzip(bytes) {
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** 1.2 as "1.20", with a true minus sign where it is negative. */
-export const number = (v, digits = 2) => v.toFixed(digits).replace("-", "−");
+/** 1.2 as "1.20", with a true minus sign, none before 0; what is too long for a line as 1.2e+9. */
+export function number(v, digits = 2) {
+  const text = Math.abs(v) < 1e6 ? v.toFixed(digits) : v.toExponential(1);
+  return text.replace(/^-(?=[0.]+$)/, "").replace("-", "−");
+}
 
 export const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 
+/** Sets the texts of elements, by their ids. */
+export function setTexts(texts) {
+  for (const [id, text] of Object.entries(texts)) $(id).textContent = text;
+}
+
+/** Marks one button of a group as pressed, or none. */
+export function markPressed(group, pressed) {
+  for (const button of group.children) button.ariaPressed = button === pressed;
+}
+
+/** The direction of an arrow key, [right, up]; undefined for other keys. */
+export function arrowOf(event) {
+  const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
+  return event.ctrlKey || event.altKey || event.metaKey ? undefined : arrows[event.key];
+}
+
 /** The value of a colour of style.css, such as "--ink". */
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
+export const dark = () => matchMedia("(prefers-color-scheme: dark)");
 
 /** A cleared context that draws in CSS pixels, as sharp as the screen is. */
 export function fitCanvas(canvas) {
   const ratio = devicePixelRatio || 1;
-  const [width, height] = [canvas.clientWidth, canvas.clientHeight].map((v) =>
-    Math.round(v * ratio),
-  );
-  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  canvas.width = Math.round(canvas.clientWidth * ratio); // which clears it
+  canvas.height = Math.round(canvas.clientHeight * ratio);
   const ctx = canvas.getContext("2d");
-  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
-  ctx.clearRect(0, 0, width, height);
+  ctx.scale(ratio, ratio);
   return ctx;
 }
 
-/** 784 values in [0, 1] from `start` on, white on black, in a canvas of 28 × 28 pixels. */
-export function showPixels(canvas, pixels, start = 0) {
-  const image = new ImageData(28, 28);
-  for (let i = 0; i < 784; i++) {
-    image.data.fill(Math.round(255 * pixels[start + i]), 4 * i, 4 * i + 3);
-    image.data[4 * i + 3] = 255;
+/**
+ * Pictures of 28 × 28 pixels, bytes or values in [0, 1], as tiles in a canvas: white on black, or in
+ * the grey `ink`, as much of it as lets the ground through.
+ */
+export function showPixels(canvas, pixels, columns = 1, ink = null) {
+  const image = new ImageData(28 * columns, pixels.length / (28 * columns));
+  const colors = new Uint32Array(image.data.buffer); // a pixel each: alpha, then its three greys
+  const unit = pixels instanceof Uint8Array ? 1 : 255;
+  for (let i = 0; i < pixels.length; i++) {
+    const tile = Math.floor(i / 784);
+    const x = 28 * (tile % columns) + (i % 28);
+    const y = 28 * Math.floor(tile / columns) + (Math.floor(i / 28) % 28);
+    const v = Math.round(unit * pixels[i]);
+    const [grey, alpha] = ink === null ? [v, 255] : [ink, 0.42 * v];
+    colors[28 * columns * y + x] = (alpha << 24) | (0x10101 * grey);
   }
+  Object.assign(canvas, { width: image.width, height: image.height });
   canvas.getContext("2d").putImageData(image, 0, 0);
+}
+
+/** Text with a rim of paper, to be read on dots, lines and pictures. */
+export function write(ctx, text, [x, y], font = "12px", textAlign = "center") {
+  Object.assign(ctx, { font: `${font} system-ui, sans-serif`, textAlign, textBaseline: "middle" });
+  Object.assign(ctx, { lineJoin: "round", lineWidth: 4, strokeStyle: color("--paper") });
+  ctx.strokeText(text, x, y);
+  ctx.fillStyle = color("--ink");
+  ctx.fillText(text, x, y);
+}
+
+export function disc(ctx, [x, y], radius, fill, rim = "transparent") {
+  Object.assign(ctx, { fillStyle: fill, strokeStyle: rim, lineWidth: 1.5 });
+  ctx.beginPath();
+  ctx.arc(x, y, radius, 0, 7);
+  ctx.fill();
+  ctx.stroke();
 }
 
 let waiting = 0;
 /** Tells a screen reader, once things have come to rest. */
 export function say(text) {
   clearTimeout(waiting);
-  waiting = setTimeout(() => ($("status").textContent = text), 400);
-}
-
-/** A frame cannot see how tall its page is: set it where that is allowed, else send a message. */
-export function tellHeight(main) {
-  if (window === parent) return;
-  document.documentElement.style.scrollbarWidth = "none"; // a scrollbar would change the width
-  new ResizeObserver(() => {
-    const height = Math.ceil(main.getBoundingClientRect().height);
-    const frame = window.frameElement; // null where the page around was loaded from elsewhere
-    if (frame) frame.style.height = `${height + frame.offsetHeight - frame.clientHeight}px`;
-    parent.postMessage({ frameHeight: height }, "*");
-  }).observe(main);
-}
-
-/** The way back to the pages; a page in a frame is on one of them, or in a notebook. */
-export function homeLink() {
-  $("home").hidden = window !== parent || !location.protocol.match(/^(file|https?):$/);
+  waiting = setTimeout(() => setTexts({ status: text }), 400);
 }
 
 /**
- * Spreads work over frames; the function that it returns asks for it. In each frame the job is done
- * again and again for 8 ms, or until it says that nothing is left; then `shown` is called.
+ * In a frame, the page around needs to know how tall this one is: set it where that is allowed, else
+ * send a message. Alone, it has a link back to the course.
  */
-export function inSlices(job, shown = () => {}) {
-  let waiting = false;
-  const ask = () => {
+export function fitFrame() {
+  $("home").hidden = window !== parent;
+  if (window === parent) return;
+  document.documentElement.style.scrollbarWidth = "none"; // a scrollbar would change the width
+  new ResizeObserver(() => {
+    const height = Math.ceil($("main").getBoundingClientRect().height);
+    const frame = window.frameElement; // null where the page around was loaded from elsewhere
+    if (frame) frame.style.height = `${height + frame.offsetHeight - frame.clientHeight}px`;
+    parent.postMessage({ frameHeight: height }, "*");
+  }).observe($("main"));
+}
+
+/**
+ * Spreads work over frames. The function that it returns takes a list of things to do, in place of
+ * what is left of the last one: in each frame `work` is done with as many as 8 ms allow, then `shown`.
+ */
+export function inSlices(work, shown = () => {}) {
+  let [list, waiting] = [[], false];
+  function ask(things) {
+    list = things;
     if (!waiting) requestAnimationFrame(go);
     waiting = true;
-  };
-  const go = () => {
+  }
+  function go() {
     waiting = false;
     const end = performance.now() + 8;
-    let more = true;
-    while (more && performance.now() < end) more = job();
+    while (list.length && performance.now() < end) work(list.shift());
     shown();
-    if (more) ask();
-  };
+    if (list.length) ask(list);
+  }
   return ask;
 }

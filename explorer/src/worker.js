@@ -9,6 +9,12 @@ const unpack = (bytes) =>
     i % 2 ? bytes[i >> 1] & 15 : bytes[i >> 1] >> 4,
   );
 
+/** Loss, reconstruction and KL on average over batches; 0 for none. */
+function mean(results) {
+  const average = (name) => results.reduce((sum, result) => sum + result[name], 0) / results.length;
+  return results.length && { loss: average("loss"), recon: average("recon"), kl: average("kl") };
+}
+
 /**
  * @param {(snapshot: object) => void} post receives a snapshot after each stretch of steps
  * @param {Uint8Array} [wasm] bytes of nn.wasm
@@ -21,7 +27,7 @@ export function makeTrainer(post, wasm) {
   let settings, id, vae, random, images, order, others, place; // of a run
   let view; // directions u and v of the map in the space of codes
   let [left, pace, timer, cost] = [0, Infinity, 0, 0];
-  let sums, since; // since the last snapshot
+  let results, since; // of the steps since the last snapshot
 
   function start(message) {
     ({ start: settings, id } = message);
@@ -35,7 +41,7 @@ export function makeTrainer(post, wasm) {
   }
 
   function clear() {
-    sums = { count: 0, loss: 0, recon: 0, kl: 0 };
+    results = [];
     since = performance.now();
   }
 
@@ -47,7 +53,6 @@ export function makeTrainer(post, wasm) {
     for (let k = 0; k < vae.eps.length; k++) vae.eps[k] = noise.normal();
   }
 
-  /** The loss of the batch; after a step of training, gradients are there too. */
   function lossOf(gradients) {
     const { beta } = inForce(settings, vae.steps);
     const { noise, mean } = settings;
@@ -66,25 +71,22 @@ export function makeTrainer(post, wasm) {
     load(order.subarray(place, (place += BATCH)), random);
     const result = lossOf(true);
     vae.update(inForce(settings, vae.steps).rate);
-    sums.count++;
-    for (const name in result) sums[name] += result[name];
+    results.push(result);
     left = Number.isFinite(result.loss) ? left - 1 : 0; // a loss that is lost stays lost
   }
 
   /** Codes μ of all held-out images, one after the other, and their loss with noise that stays. */
-  function heldOut() {
-    const { d } = settings;
+  function heldOut(d) {
     const [codes, noise] = [new Float32Array(HELD_OUT * d), makeRandom(0)];
-    const held = { loss: 0, recon: 0, kl: 0 };
+    const losses = [];
     for (let n = 0; n < HELD_OUT; n += BATCH) {
       load(others.subarray(n, n + BATCH), noise);
-      const result = lossOf(false);
-      for (const name in held) held[name] += (result[name] * BATCH) / HELD_OUT;
+      losses.push(lossOf(false));
       for (let k = 0; k < d; k++) {
         for (let b = 0; b < BATCH; b++) codes[(n + b) * d + k] = vae.layers[1].y[k * BATCH + b];
       }
     }
-    return { codes, held };
+    return { codes, held: mean(losses) };
   }
 
   /** Pictures, values 0 to 255, of as many codes; code(i, k) is number k of code i. */
@@ -106,10 +108,9 @@ export function makeTrainer(post, wasm) {
 
   function snapshot() {
     const { d } = settings;
-    const { count, loss, recon, kl } = sums;
-    const speed = (1000 * count) / (performance.now() - since);
+    const [train, speed] = [mean(results), (1000 * results.length) / (performance.now() - since)];
     clear();
-    const { codes, held } = heldOut();
+    const { codes, held } = heldOut(d);
     const sizes = codes.map(Math.abs).sort();
     const needed = 1.05 * sizes[Math.floor(0.99 * (sizes.length - 1))]; // nearly all codes fit in
     const reach = Math.max(3, Math.round(2 ** (Math.ceil(2 * Math.log2(needed)) / 2))) || 3; // seldom changes
@@ -117,13 +118,9 @@ export function makeTrainer(post, wasm) {
     const tile = (i, k) => at(i % GRID) * view.u[k] - at(Math.floor(i / GRID)) * view.v[k];
     const noise = Float32Array.from({ length: SHOWN * d }, makeRandom(7).normal);
     post({
-      ...{ id, d, codes, held, reach, view, speed, running: left > 0, kernel: kernel.name },
+      ...{ id, d, codes, train, held, reach, view, speed, running: left > 0, kernel: kernel.name },
       ...{ step: vae.steps, ...inForce(settings, vae.steps) },
-      train: count ? { loss: loss / count, recon: recon / count, kl: kl / count } : null,
-      originals: images
-        .slice(-784 * HELD_OUT)
-        .subarray(0, 784 * SHOWN)
-        .map((grey) => 17 * grey),
+      originals: images.slice(PIXELS * others[0], PIXELS * others[SHOWN]).map((grey) => 17 * grey),
       rebuilt: decode(SHOWN, (i, k) => codes[i * d + k]),
       samples: decode(SHOWN, (i, k) => noise[i * d + k]),
       mosaic: decode(GRID ** 2, tile),

@@ -44,7 +44,7 @@ test("a network of two layers, one of them residual, by hand", () => {
 test("what an image costs", () => {
   assert.ok(Math.abs(crossEntropy([1, 0, 0.5], [0.5, 0.5, 0.5]) - 3 * Math.LN2) < 1e-9);
   assert.ok(Number.isFinite(crossEntropy([1], [0])));
-  close(kl({ mu: [0, 1], sigma: [1, 2] }), [0, (1 + 4 - 1 - 2 * Math.LN2) / 2]);
+  close([kl({ mu: [0, 1], sigma: [1, 2] })], [(1 + 4 - 1 - 2 * Math.LN2) / 2]);
 });
 
 test("the way from A to B", () => {

@@ -111,6 +111,7 @@ function stack(plot) {
     const panel = box.appendChild(plot.cloneNode(false));
     panel.setAttribute("class", "panel");
     panel.setAttribute("viewBox", `${cuts[i - 1]} 0 ${cuts[i] - cuts[i - 1]} ${height}`);
+    panel.style.setProperty("--width", `${((cuts[i] - cuts[i - 1]) * 4) / 3}px`);
     panel.removeAttribute("aria-label");
     panel.removeAttribute("role");
     panel.setAttribute("aria-hidden", "true");
