@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from vae_data import CLASS_NAMES
 
@@ -32,22 +33,22 @@ plt.rcParams["axes.prop_cycle"] = plt.cycler(color=LINES)
 def show(fig, name, alt):
     """Display a figure in a notebook, with a file name for the report and a text for the blind.
 
-    Curves and clouds as SVG, whose text takes the page's type and colour; pictures as PNG.
+    Curves and clouds travel as SVG too, for pages, where their text takes the page's type and ink.
     """
     from IPython.display import display
 
-    data, pictures = {}, any(ax.images for ax in fig.axes)
+    about, pictures = {"filename": name, "alt": alt}, any(ax.images for ax in fig.axes)
     if pictures:
         for text in fig.findobj(plt.Text):
             text.set_color(GREY)
     else:
         file = io.StringIO()
         fig.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
-        data["image/svg+xml"] = file.getvalue()
+        about["svg"] = file.getvalue()
     file = io.BytesIO()
     fig.savefig(file, format="png", transparent=pictures, bbox_inches="tight")
-    data["image/png"] = file.getvalue()
-    display(data, raw=True, metadata={"filename": name, "alt": alt})
+    about["image/png"] = {"width": round(Image.open(file).width * 96 / fig.dpi)}  # as on the page
+    display({"image/png": file.getvalue()}, raw=True, metadata=about)
     plt.close(fig)
 
 

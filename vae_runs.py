@@ -291,7 +291,8 @@ def in_parallel(task, configs, cost=lambda config: config.epochs):
     """
     configs, done = sorted(configs, key=cost, reverse=True), {}
     jobs = Parallel(n_jobs=-1, return_as="generator_unordered")
-    with tqdm(total=len(configs)) as bar:
+    with warnings.catch_warnings(), tqdm(total=len(configs)) as bar:
+        warnings.filterwarnings("ignore", message="A worker stopped")  # joblib starts another
         for name, result, problem in jobs(delayed(_attempt)(task, config) for config in configs):
             bar.update()
             bar.set_postfix_str(f"{name} done")

@@ -95,16 +95,14 @@ class Config:
     val_fraction: float = option(0.1, "share of images kept for validation", None, 0.01, 0.9)
     seed: int = option(0, "of split, start weights, order and noise", None, 0, 2**31)
     architecture: str = option("mlp", "kind of layers", ("mlp", "residual", "conv"))
-    hidden: tuple[int, ...] = option(
-        (512, 512), "encoder's widths; decoder: mirrored", None, 1, 10_000
-    )
-    decoder_hidden: tuple[int, ...] = option((), "decoder's widths, if others", None, 1, 10_000)
+    hidden: tuple[int, ...] = option((512, 512), "encoder's widths", None, 1, 10_000)
+    decoder_hidden: tuple[int, ...] = option((), "decoder's widths; (): mirrored", None, 1, 10_000)
     latent_dim: int = option(2, "size of a code z", None, 1, 784)
     activation: str = option("relu", "between layers", ("relu", "silu", "gelu"))
-    variational: bool = option(True, "no: a plain autoencoder, with beta 0", (False, True))
+    variational: bool = option(True, "False: a plain autoencoder, with beta 0", (False, True))
     recon_loss: str = option("bce", "cb: continuous Bernoulli", ("bce", "mse", "cb"))
     beta: float = option(1.0, "weight of the KL term; 1 is the ELBO", None, 0, 1000)
-    warmup_epochs: int = option(0, "beta grows to its value over so many", None, 0, 10_000)
+    warmup_epochs: int = option(0, "epochs over which beta rises to its value", None, 0, 10_000)
     binarize: bool = option(False, "images drawn black or white, anew each time", (False, True))
     shift: int = option(0, "move training batches by up to so many pixels", None, 0, 8)
     epochs: int = option(10, "passes over the training images", None, 1, 10_000)
@@ -112,7 +110,7 @@ class Config:
     lr: float = option(1e-3, "(highest) learning rate", None, 1e-9, 10)
     schedule: str = option("one-cycle", "of the learning rate", ("one-cycle", "constant"))
     optimizer: str = option("adamw", "how a gradient becomes a step", ("adamw", "muon"))
-    precision: str = option("auto", "auto: what pays here", ("auto", "float32", "bfloat16"))
+    precision: str = option("auto", "auto: bfloat16 where fast", ("auto", "float32", "bfloat16"))
 
     def __post_init__(self):
         for field in dataclasses.fields(self):

@@ -92,10 +92,10 @@ def prepare(notebook, name: str, folder: Path):
                 still = Path(about["still"]).read_bytes()
                 data["image/png"] = base64.b64encode(still).decode()
                 about["filename"] = Path(page).stem
-            if "image/svg+xml" in data:
-                data["image/svg+xml"] = lighter(data["image/svg+xml"])
-            if "image/svg+xml" in data and "image/png" in data:
-                data.pop("image/png" if len(data["image/svg+xml"]) < HEAVY else "image/svg+xml")
+            svg = lighter(about.pop("svg", ""))  # vae_figures.show puts it there
+            if 0 < len(svg) < HEAVY:
+                data.pop("image/png")
+                data["image/svg+xml"] = svg
             if {"image/svg+xml", "image/png"} & set(data):
                 about["alt"] = re.sub(r"[\[\]]", "", " ".join(about.get("alt", "").split()))
                 if not about["alt"]:

@@ -34,8 +34,8 @@ for ax in fig.subplots(1, 2):
     ax.set_title("height")
 file = io.StringIO()
 fig.savefig(file, format="svg")
-about = {"filename": "line", "alt": "A line"}
-display({"image/svg+xml": file.getvalue()}, raw=True, metadata=about)
+about = {"filename": "line", "alt": "A line", "svg": file.getvalue()}
+display({"image/png": "iVBORw0KGgo="}, raw=True, metadata=about)
 """
 PICTURE = """import base64, io
 from IPython.display import display

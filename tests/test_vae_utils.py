@@ -592,10 +592,13 @@ def test_show_gives_a_figure_its_file_name_and_alt_text(monkeypatch, pictures):
     fig = vae_figures.show_grid(images(4)) if pictures else vae_figures.plot_history(HISTORY)
     vae_figures.show(fig, "four-images", alt="Four images.")
     [(data, kw)] = shown
-    assert kw == {"raw": True, "metadata": {"filename": "four-images", "alt": "Four images."}}
-    assert data["image/png"].startswith(b"\x89PNG")
-    assert ("image/svg+xml" in data) != pictures
-    assert pictures or ">epoch</text>" in data["image/svg+xml"]  # text stays text
+    about = kw["metadata"]
+    assert kw["raw"] and about["filename"] == "four-images" and about["alt"] == "Four images."
+    assert list(data) == ["image/png"] and data["image/png"].startswith(b"\x89PNG")
+    wide = int.from_bytes(data["image/png"][16:20])  # pixels, of which 144 make an inch
+    assert about["image/png"] == {"width": round(wide / 1.5)}
+    assert ("svg" in about) != pictures
+    assert pictures or ">epoch</text>" in about["svg"]  # text stays text
     assert not plt.fignum_exists(fig.number)
 
 
