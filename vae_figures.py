@@ -20,6 +20,7 @@ from vae_data import CLASS_NAMES
 COLORS = ["#5db9a8", "#9fc372", "#595b0e", "#d0365a", "#7b70e3"]
 COLORS += ["#692e92", "#ad882b", "#b03180", "#b08cd8", "#dfc73f"]
 LINES = ["#2f7fc1", "#d2603a", "#3f9468", "#9567c4"]  # curves and bars, on light and dark pages
+TIGHT = {"bbox_inches": "tight", "pad_inches": 0.02}
 INK, GREY = "#222222", "#767676"  # text and axes; what stays legible on light and on dark pages
 plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 144, "savefig.dpi": 144})
 plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
@@ -43,10 +44,10 @@ def show(fig, name, alt):
             text.set_color(GREY)
     else:
         file = io.StringIO()
-        fig.savefig(file, format="svg", metadata={"Date": None}, bbox_inches="tight")
+        fig.savefig(file, format="svg", metadata={"Date": None}, **TIGHT)
         about["svg"] = file.getvalue()
     file = io.BytesIO()
-    fig.savefig(file, format="png", transparent=pictures, bbox_inches="tight")
+    fig.savefig(file, format="png", transparent=pictures, **TIGHT)
     about["image/png"] = {"width": round(Image.open(file).width * 96 / fig.dpi)}  # as on the page
     display({"image/png": file.getvalue()}, raw=True, metadata=about)
     plt.close(fig)
@@ -168,7 +169,7 @@ def plot_latent(codes, labels, class_names, title=None, ax=None):
     else:
         for label, place in name_places(codes, labels).items():
             box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label], "lw": 1.5}
-            style = {"ha": "center", "va": "center", "weight": "bold", "color": "black"}
+            style = {"ha": "center", "va": "center", "weight": "bold", "color": INK}
             ax.text(*place, class_names[label], bbox=box, **style)
     ax.set_aspect("equal", adjustable="datalim")
     return ax.figure
@@ -191,7 +192,7 @@ def plot_manifold(model, n=15, limit=3.0, quantiles=False):
 
 def plot_diagram():
     """A VAE as boxes and arrows, with the two terms of the loss and what each looks at."""
-    fig, ax = plt.subplots(figsize=(8, 3.4))
+    fig, ax = plt.subplots(figsize=(6.4, 3))
     blue, red, green = LINES[:3]
     boxes = (
         ("$x$", 0, 2, green), ("encoder", 1.4, 2, GREY), ("$\\mu$", 2.8, 2.45, blue),

@@ -284,7 +284,7 @@ def _attempt(task, config):
 
 
 def in_parallel(task, configs, cost=lambda config: config.epochs):
-    """{name: task(config)}, a process a core; a task that fails is printed, the others go on.
+    """{name: task(config)}, one process per core; a task that fails is printed, the others go on.
 
     The costly ones go first. Under joblib.parallel_config(backend="dask") the same call runs on a
     cluster whose workers see the same folder.

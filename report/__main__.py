@@ -38,7 +38,6 @@ def parse(argv, notebooks: list[Path]):
     parser.add_argument("names", nargs="*", help="names or numbers (default: 01 to 05)")
     parser.add_argument("--all", action="store_true", help="every notebook")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
-    parser.add_argument("--check", action="store_true", help="run nothing, list stale pages")
     args, chosen, names = parser.parse_args(argv), set(TEXTS), [p.stem for p in notebooks]
     for given in args.names:
         stem = Path(given).stem
@@ -131,19 +130,6 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def stale(folder: Path, notebooks: list[Path]) -> list[str]:
-    """Pages that are missing, or whose notebook has changed since they were made."""
-    found = []
-    for path in notebooks:
-        digest = execute.page_hash(execute.read(path))
-        for page in (folder / f"{path.stem}.md", folder / f"{path.stem}.html"):
-            if not page.exists():
-                found.append(f"{page.name}: missing")
-            elif digest not in page.read_text(encoding="utf-8"):
-                found.append(f"{page.name}: {path.name} has changed since")
-    return found
-
-
 def main(argv=None, root: Path = vae_utils.ROOT) -> int:
     notebooks = (root / "notebooks").glob("[!.]*.ipynb")
     notebooks = sorted(notebooks, key=lambda path: (TEXTS.get(path.stem, 0), path.stem))
@@ -153,9 +139,6 @@ def main(argv=None, root: Path = vae_utils.ROOT) -> int:
         target = root / "build" / ("fast" if vae_utils.FAST else "") / vae_utils.DATASET
     since = vae_utils.outputs_dir() / "report.since"
     try:
-        if args.check:
-            print("\n".join(found := stale(target, chosen)) or f"{len(chosen)} pages are fresh")
-            return 1 if found else 0
         since.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(since.with_suffix(".lock"), timeout=0):
             since.write_text(time.strftime("%H:%M on %d %B"))

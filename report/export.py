@@ -9,7 +9,6 @@ import io
 import os
 import re
 import shutil
-from html.parser import HTMLParser
 from pathlib import Path
 
 from nbconvert import MarkdownExporter
@@ -17,6 +16,7 @@ from nbconvert.filters import strip_ansi
 from PIL import Image
 from traitlets.config import Config
 
+from explorer.page import unframe
 from report.address import as_links
 from report.execute import ReportError
 
@@ -88,7 +88,7 @@ def prepare(notebook, name: str, folder: Path):
             data, about = output.data, output.metadata
             if page := about.get("page"):
                 page = about["page"] = os.path.basename(page)
-                (folder / page).write_text(framed(data["text/html"]), encoding="utf-8")
+                (folder / page).write_text(unframe(data["text/html"]), encoding="utf-8")
                 still = Path(about["still"]).read_bytes()
                 data["image/png"] = base64.b64encode(still).decode()
                 about["filename"] = Path(page).stem
@@ -113,15 +113,6 @@ def fold(cell) -> str | None:
     if "plot" in tags:
         return comment or "Plot"
     return comment if len(lines) > LONG and "module" not in tags else None
-
-
-def framed(html: str) -> str:
-    """The page inside an iframe's srcdoc."""
-    found = []
-    parser = HTMLParser()
-    parser.handle_starttag = lambda tag, attrs: found.append(dict(attrs).get("srcdoc"))
-    parser.feed(html)
-    return next(filter(None, found), html)
 
 
 def lighter(svg: str) -> str:

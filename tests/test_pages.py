@@ -8,13 +8,12 @@ import sys
 from functools import cache
 from pathlib import Path
 
-import check_marks
 import nbformat
+import page_checks
 import pytest
 from bs4 import BeautifulSoup
 
 from report import export, pdf
-from report.__main__ import stale
 
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
@@ -49,12 +48,12 @@ def test_no_bar_in_the_formulas_of_a_notebook(path):
 
 @each_notebook
 def test_numbers_of_a_notebook_are_those_of_the_run(path):
-    assert check_marks.problems(prose(path), path.stem, results()) == []
+    assert page_checks.problems(prose(path), path.stem, results()) == []
 
 
 def test_numbers_of_the_readme_are_those_of_the_run():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
-    wrong = check_marks.problems(text, "README", results())
+    wrong = page_checks.problems(text, "README", results())
     assert [problem for problem in wrong if "has no mark" not in problem] == []
 
 
@@ -66,7 +65,7 @@ def test_cited_works_are_in_the_list(path):
 
 
 def test_pages_are_fresh():
-    assert stale(DOCS, NOTEBOOKS) == []
+    assert page_checks.stale(DOCS, NOTEBOOKS) == []
 
 
 @each_page

@@ -12,8 +12,8 @@ import threading
 import time
 from pathlib import Path
 
-import check_marks
 import nbformat
+import page_checks
 import pytest
 from bs4 import BeautifulSoup
 from filelock import FileLock
@@ -181,7 +181,7 @@ def test_a_report(course, capsys, monkeypatch):
     assert "1,234.6<!--01_one:net/loss-->" in (course.root / "notebooks/index.ipynb").read_text()
     constraints = (course.root / "constraints.txt").read_text()
     assert constraints.splitlines()[1:] == [f"numpy=={execute.version('numpy')}"]
-    assert course.run("--check") == 0
+    assert page_checks.stale(course.root / "docs", [path]) == []
 
     before = course.snapshot()
     assert course.run() == 0  # nothing has changed: nothing runs, the report is the same
@@ -189,8 +189,8 @@ def test_a_report(course, capsys, monkeypatch):
     notebook = nbformat.read(path, 4)
     notebook.cells[0].source = "# One, better\n\nOther words."
     nbformat.write(notebook, path)
-    assert course.run("--check") == 1
-    assert "01_one.md: 01_one.ipynb has changed" in capsys.readouterr().out
+    [first, _] = page_checks.stale(course.root / "docs", [path])
+    assert "01_one.md: 01_one.ipynb has changed" in first
     began = time.monotonic()
     assert course.run() == 0  # text alone: nothing runs
     assert time.monotonic() - began < 10 and course.executed() == ["01_one"]
@@ -429,7 +429,7 @@ def test_marks_take_the_numbers_of_the_run(before, after):
 
 
 def test_marks_that_are_wrong_or_missing_are_found():
-    wrong = check_marks.problems(
+    wrong = page_checks.problems(
         "134.41<!--net/loss--> 136.47<!--net/loss--> 3<!--net/none--> and<!--net/loss-->; "
         "0.1, β = 0.001, `4.44`, $5.55$, 148.21 ([report A](references.ipynb#report-a))",
         "a",
@@ -440,7 +440,7 @@ def test_marks_that_are_wrong_or_missing_are_found():
         "3<!--net/none--> names no result",
         "<!--net/loss--> follows no number",
     ]
-    assert check_marks.problems("It is 5.41 nats.", "a", RESULTS) == ["5.41 has no mark"]
+    assert page_checks.problems("It is 5.41 nats.", "a", RESULTS) == ["5.41 has no mark"]
 
 
 # ---------------------------------------------------------------- addresses

@@ -1,8 +1,9 @@
-"""Do the numbers in a text agree with the results, and does each carry its mark?"""
+"""Do numbers agree with the results, and pages with their notebooks?"""
 
 import re
+from pathlib import Path
 
-from report import marks
+from report import execute, marks
 
 LIKE_A_MARK = re.compile(r"<!--(?:\w+:)?[\w.-]+/[^>\n]*-->")
 NO_PROSE = re.compile(  # code, formulas, solutions, targets of links, sentences that cite others
@@ -25,3 +26,16 @@ def problems(text: str, chapter: str, results: dict) -> list[str]:
     return found + [
         f"{number[0]} has no mark" for number in DECIMAL.finditer(NO_PROSE.sub("", bare))
     ]
+
+
+def stale(folder: Path, notebooks: list[Path]) -> list[str]:
+    """Pages that are missing, or whose notebook has changed since they were made."""
+    found = []
+    for path in notebooks:
+        digest = execute.page_hash(execute.read(path))
+        for page in (folder / f"{path.stem}.md", folder / f"{path.stem}.html"):
+            if not page.exists():
+                found.append(f"{page.name}: missing")
+            elif digest not in page.read_text(encoding="utf-8"):
+                found.append(f"{page.name}: {path.name} has changed since")
+    return found
