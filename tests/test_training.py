@@ -152,6 +152,7 @@ def test_beta_warms_up_and_the_rate_goes_up_and_down(tiny_data, tiny_config, tmp
     assert 0 < rates[-1] < 2e-5
     run = fit(tiny_config(epochs=2, lr=1e-3, schedule="constant"), out_dir=tmp_path / "b")
     assert [row["lr"] for row in run.history] == [1e-3, 1e-3]
+    assert [row["beta"] for row in run.history] == [1.0, 1.0]  # no warm-up: at once
     one_cycle = tiny_config(lr=1e-3)
     assert vae_utils.learning_rate(one_cycle, 0.0) == pytest.approx(1e-4)
     assert vae_utils.learning_rate(one_cycle, 0.1) == pytest.approx(1e-3)

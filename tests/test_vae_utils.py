@@ -666,6 +666,13 @@ def test_images_outside_0_1_are_refused(bad):
         vae_utils.train_one_epoch(model, batches, optimizer, model.config)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_optimizers_forget_sooner_than_by_default_and_shrink_no_weight(optimizer):
+    config = Config(optimizer=optimizer)
+    group = vae_utils.make_optimizer(vae_utils.build_model(config), config).param_groups[0]
+    assert group["betas"] == (0.9, 0.95) and group["weight_decay"] == 0
+
+
 @pytest.mark.parametrize("shapes", [((5, 2), (5, 1)), ((5,), (5,)), ((5, 2), (4, 2))])
 def test_codes_that_would_broadcast_are_refused(shapes):
     with pytest.raises(ValueError, match=r"must both be \(B, latent_dim\)"):
