@@ -240,7 +240,9 @@ def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
     """A plot of matplotlib as part of the page, in its ink, paper and face; and its width."""
     svg = path.read_text(encoding="utf-8")
     box = re.search(r'viewBox="([\d. ]+)"', svg)[1]
-    width = round(float(box.split()[2]) * 4 / 3)
+    x, y, wide, high = map(float, box.split())
+    box = f"{x - 6:g} {y - 6:g} {wide + 12:g} {high + 12:g}"  # the page's letters may be wider
+    width = round((wide + 12) * 4 / 3)
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
