@@ -116,7 +116,7 @@ def _sight(mu):
     return (low + high) / 2, (high - low).max() / 2
 
 
-def _repeated(kl, tags, names):
+def _repeated(order, kl, tags, names):
     """What there is many times on the page: its draws, its film, its legend, its sliders."""
     draws = ["the mean μ, without noise", *(f"draw {i}" for i in range(1, FRAMES))]
     radio = '<label><input type="radio" name="draw" value="{}" aria-label="{}">{}{}</label>'
@@ -132,7 +132,7 @@ def _repeated(kl, tags, names):
             dead="" if kl[k] >= ALIVE else " dead",
             about=f"KL {kl[k]:.2f}" if kl[k] >= ALIVE else "dead",
         )
-        for k in kl.argsort(descending=True).tolist()
+        for k in order
     )
     where = (f"{names[label]} around ({x:.2f}, {y:.2f})" for label, (x, y) in tags.items())
     return {
@@ -223,7 +223,7 @@ def build(run_2d, run_16d, test):
         "view": {"centre": middle.round(3).tolist(), "reach": round(float(reach), 3)},
     }
     thing = {"mnist": "digit", "fashion": "garment"}[run_2d.config.dataset]
-    words = _repeated(kl, tags, names) | {"thing": thing, "dims": str(len(kl))}
+    words = _repeated(header_16d["order"], kl, tags, names) | {"thing": thing, "dims": str(len(kl))}
     modules = [HERE / "src" / name for name in MODULES]
     template = HERE / "explorer.html"
     for count in IMAGES:
@@ -237,10 +237,11 @@ def build(run_2d, run_16d, test):
         data["labels"] = "".join(map(str, labels[:count].tolist()))
         data["arrays"] = base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode()
         page = assemble(template, modules, data, count=f"{count:,}", **words)
-        if len(page.encode()) <= MAX_BYTES or count == IMAGES[-1]:
-            shown = mu[:count].numpy(), sigma[:count].numpy(), tags, names
-            still = draw_still(run_2d.model, images[:count], labels[:count].numpy(), *shown)
-            return page, still
+        if len(page.encode()) <= MAX_BYTES:
+            break  # weights that are hardly trained pack badly: then the fewest images it is
+    shown = mu[:count].numpy(), sigma[:count].numpy(), tags, names
+    still = draw_still(run_2d.model, images[:count], labels[:count].numpy(), *shown)
+    return page, still
 
 
 def show(run_2d, run_16d, test):

@@ -170,16 +170,22 @@ def test_an_image_goes_through(open_page, built):
     assert look(page, "state.code.mu") == pytest.approx(mu[0].tolist(), abs=0.03)
     kl = vae.kl_divergence(mu, logvar).item()
     assert shown_number(page, "#kl") == pytest.approx(kl, rel=0.03, abs=0.1)
-    before = picture(page, "#picture"), page.inner_text("#kl"), page.inner_text("#recon")
-    with torch.no_grad():
-        logits = run.model.decode(torch.tensor([look(page, "state.draws[1]")]))
-    recon = vae.reconstruction_loss(logits, x).item()
-    assert shown_number(page, "#recon") == pytest.approx(recon, rel=0.02)
-    assert np.abs(picture(page, "#picture") - torch.sigmoid(logits)[0, 0].numpy()).max() < 0.02
-    drawn = look(page, "state.draws[1]")
+
+    def shown_draw():
+        """The code of the chosen draw, whose picture and cost are those shown."""
+        z = look(page, "state.draws[1]")
+        with torch.no_grad():
+            logits = run.model.decode(torch.tensor([z]))
+        recon = vae.reconstruction_loss(logits, x).item()
+        assert shown_number(page, "#recon") == pytest.approx(recon, rel=0.02)
+        shown = picture(page, "#picture")
+        assert np.abs(shown - torch.sigmoid(logits)[0, 0].numpy()).max() < 0.02
+        return z
+
+    before, kl = shown_draw(), page.inner_text("#kl")
     page.click("#die")
     settle(page)
-    assert page.inner_text("#kl") == before[1] and look(page, "state.draws[1]") != drawn
+    assert page.inner_text("#kl") == kl and shown_draw() != before
     assert look(page, "state.draws.length") == 11 and look(page, "state.index") == 7
     page.get_by_label("the mean μ, without noise").check(force=True)
     assert look(page, "state.draws[state.chosen]") == look(page, "state.code.mu")

@@ -123,6 +123,10 @@ def test_fonts_are_small_and_free():
     assert "SIL OPEN FONT LICENSE" in (fonts / "LICENSE.txt").read_text(encoding="utf-8")
 
 
+def test_the_explorer_is_light_enough():
+    assert (DOCS / "explorer.html").stat().st_size <= 5_000_000
+
+
 def test_the_book_holds_every_page():
     soup = BeautifulSoup(pdf.book(DOCS), "html.parser")
     assert len(soup.select("article")) == len(PAGES) == len(soup.select(".contents li"))

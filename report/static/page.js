@@ -101,8 +101,8 @@ function stack(plot) {
   const gaps = frames.slice(1).map((frame, i) => [frames[i].x + frames[i].width, frame.x]);
   const row = frames.every((f) => Math.abs(f.y - frames[0].y) + Math.abs(f.height - frames[0].height) < 1);
   if (frames.length < 2 || !row || gaps.some(([end, start]) => end > start)) return;
-  const { width, height } = plot.viewBox.baseVal;
-  const cuts = [0, ...gaps.map(([end, start]) => end + Math.min(7, 0.3 * (start - end))), width];
+  const { x, y, width, height } = plot.viewBox.baseVal;
+  const cuts = [x, ...gaps.map(([end, start]) => end + Math.min(7, 0.3 * (start - end))), x + width];
   const box = document.createElement("div");
   box.className = "panels";
   plot.before(box);
@@ -110,7 +110,7 @@ function stack(plot) {
   for (let i = 1; i < cuts.length; i++) {
     const panel = box.appendChild(plot.cloneNode(false));
     panel.setAttribute("class", "panel");
-    panel.setAttribute("viewBox", `${cuts[i - 1]} 0 ${cuts[i] - cuts[i - 1]} ${height}`);
+    panel.setAttribute("viewBox", `${cuts[i - 1]} ${y} ${cuts[i] - cuts[i - 1]} ${height}`);
     panel.style.setProperty("--width", `${((cuts[i] - cuts[i - 1]) * 4) / 3}px`);
     panel.removeAttribute("aria-label");
     panel.removeAttribute("role");
