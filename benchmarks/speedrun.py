@@ -8,7 +8,7 @@ The clock runs from data in memory to the trained model. Then, off the clock, lo
 test images (one fixed draw, black or white) is bounded with k = 500 codes each: the mean must be at
 most 90.0 nats, or 87.0 on the second track, for every seed. One stochastic layer, all 60,000
 training images drawn anew each epoch, and nothing chosen by the test images. SPEEDRUN.md keeps the
-records; to add one, change RECIPES or likelihood.train and say there what changed.
+records; to add one, change RECIPES or vae_likelihood.train and say there what changed.
 
 The ordinary way: DataLoader, Adam 1e-3, float32, batches of 128, the usual loop; the network
 784-400-20 and that of the track. Every few epochs the clock is stopped for a look at the bound.
@@ -28,10 +28,11 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-import likelihood  # noqa: E402
 from bench import machine, wait  # noqa: E402
+from likelihood import measure  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
+from vae_likelihood import objective, train  # noqa: E402
 
 RECIPES = {
     "90": vae.PRESETS["best-40d"].replace(name="track-90", epochs=14),
@@ -45,14 +46,14 @@ def flops(config):
     """Floating-point operations of a training run, without those of the optimizer."""
     model, x = vae.VAE(config), torch.zeros(config.batch_size, 1, 28, 28)
     with FlopCounterMode(display=False) as counter:
-        likelihood.objective(model, x, 1, False, vae.log_normal).backward()
+        objective(model, x).backward()
     return counter.get_total_flops() * config.epochs * 60_000 / config.batch_size
 
 
 def ours(config, seed):
     """Returns (seconds, bound)."""
-    model, seconds = likelihood.train(config, seed=seed)
-    return seconds, likelihood.measure(model, None, config)["bound_k500"]
+    model, seconds = train(config, seed=seed)
+    return seconds, measure(model, None, config)["bound_k500"]
 
 
 def ordinary(config, goal, few=2000):
@@ -81,7 +82,7 @@ def ordinary(config, goal, few=2000):
         seconds += wait() - start
         near = epoch % LOOK == 0 and vae.iwae_bound(model, x_few, 100).mean() <= goal + 0.3
         if near or epoch == LONGEST:
-            bound = likelihood.measure(model, None, config)["bound_k500"]
+            bound = measure(model, None, config)["bound_k500"]
             if bound <= goal:
                 break
     return seconds, bound, epoch
