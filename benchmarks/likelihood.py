@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
+from torch import nn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
@@ -30,10 +31,10 @@ BURDA = vae.Config(  # the network of Burda et al. 2016 with one stochastic laye
 )
 ROWS = {  # settings of vae.fit, and what is none
     "t50": {"config": NET},
-    "t190": {"config": NET.replace(epochs=82)},
-    "t600": {"config": NET.replace(epochs=160), "finish": 34},
+    "t190": {"config": NET.replace(epochs=74)},
+    "t600": {"config": NET.replace(epochs=100), "finish": 24},
     "learned-prior": {"config": NET.replace(epochs=110), "learned": True},
-    "fashion": {"config": NET.replace(epochs=82, dataset="fashion"), "seeds": (0,)},
+    "fashion": {"config": NET.replace(epochs=74, dataset="fashion"), "seeds": (0,)},
     "burda-1": {"config": BURDA, "seeds": (0,)},
     "burda-vae-5": {"config": BURDA, "seeds": (0,), "k": 5},
     "burda-iwae-5": {"config": BURDA, "seeds": (0,), "k": 5, "iwae": True},
@@ -85,6 +86,9 @@ def main():
             torch.manual_seed(seed)
             prior = Flow(config.latent_dim) if learned else None
             model, seconds = train(config.replace(name=name), prior, seed=seed, **how)
+            weights = vae.outputs_dir(config.dataset) / "likelihood" / f"{name}-seed-{seed}.pt"
+            weights.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(nn.ModuleList([model, prior] if prior else [model]).state_dict(), weights)
             found = measure(model, prior, config) | {
                 "seconds": seconds, "epochs": config.epochs + how.get("finish", 0),
                 "parameters": sum(weight.numel() for weight in model.parameters()),

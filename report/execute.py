@@ -76,6 +76,8 @@ def run_key(notebook, root: Path, settings: dict) -> str:
     ours = list(root.glob("*.py"))
     if any("explorer" in source for source in code):
         ours += [*root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*")]
+    if any("benchmarks" in source for source in code):
+        ours += [*root.glob("benchmarks/likelihood.json")]
     modules = [path.read_bytes().hex() for path in sorted(ours) if path.suffix != ".png"]
     versions = [version(name) for name in PACKAGES]
     return digest(code, modules, settings, versions, platform.python_version())
