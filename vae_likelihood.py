@@ -24,9 +24,8 @@ class Coupling(nn.Module):
     def __init__(self, latent_dim, width=128):
         super().__init__()
         self.half = latent_dim // 2
-        last = nn.Linear(width, 2 * (latent_dim - self.half))
+        last = nn.Linear(width, 2 * (latent_dim - self.half), bias=False)
         nn.init.zeros_(last.weight)  # at first it changes nothing
-        nn.init.zeros_(last.bias)
         self.net = nn.Sequential(
             nn.Linear(self.half, width), nn.SiLU(), vae.Residual(width, nn.SiLU), last
         )
