@@ -27,7 +27,7 @@ from vae_likelihood import Flow, train  # noqa: E402
 
 NET = vae.PRESETS["best-40d"]
 BURDA = vae.Config(  # the network of Burda et al. 2016 with one stochastic layer
-    "burda", hidden=(200, 200), latent_dim=50, activation="tanh", binarize=True, epochs=25, lr=2e-3
+    "burda", hidden=(200, 200), latent_dim=50, activation="tanh", binarize=True, epochs=10, lr=2e-3
 )
 ROWS = {  # settings of vae.fit, and what is none
     "t50": {"config": NET},
