@@ -45,10 +45,11 @@ def find_dataset(name):
     """
     if name in CLASS_NAMES:
         return name
-    if isinstance(name, str) and (folder := find_folder(name)):
-        return folder
-    if isinstance(name, str) and ("/" in name or os.sep in name):
-        return name
+    if isinstance(name, str) and name:
+        if folder := find_folder(name):
+            return folder
+        if "/" in name or os.sep in name:
+            return name
     known = " or ".join(CLASS_NAMES)
     raise ValueError(f"dataset={name!r} is not known: choose {known}, or a folder of images.")
 
