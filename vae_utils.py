@@ -223,7 +223,7 @@ def get_dataloaders(config):
     Only train is shuffled; validation and test come in batches of 500.
     """
     (images, labels), test = read_files(config.dataset)
-    count = max(1, round(config.val_fraction * len(labels)))
+    count = max(2, round(config.val_fraction * len(labels)))
     sizes = labels.unique(return_counts=True)[1]  # of the classes
     room = sizes.min() > 1 and len(sizes) <= min(count, len(labels) - count)
     kept, held_out = train_test_split(
