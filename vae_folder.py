@@ -56,17 +56,12 @@ def read_folder(folder):
 
 @functools.cache
 def _read(folder, invert):
+    if invert not in ("", "0", "1"):
+        raise ValueError(f"VAE_INVERT={invert!r} is not known: choose 0 or 1.")
     if not os.path.isdir(folder):
         raise FileNotFoundError(f"the folder {folder} is not there: check its name, and run again.")
     paths, title = _find_images(folder), os.path.basename(folder)
-    images, good = np.empty((len(paths), 28, 28), np.uint8), np.zeros(len(paths), bool)
-    with warnings.catch_warnings(), ThreadPool(THREADS) as pool:
-        warnings.simplefilter("ignore")  # Pillow's, on odd files
-        found = pool.imap(_try_to_read, paths, chunksize=16)
-        bar = tqdm(found, desc=title, total=len(paths), unit=" images", delay=1)
-        for i, image in enumerate(bar):
-            if image is not None:
-                images[i], good[i] = image, True
+    images, good = _read_files(paths, title)
     bad = [os.path.relpath(path, folder) for path, fine in zip(paths, good) if not fine]
     if bad:
         few = ", ".join(bad[:3]) + (", …" if len(bad) > 3 else "")
@@ -78,15 +73,16 @@ def _read(folder, invert):
     parts = [Path(path).relative_to(folder).parts for path, fine in zip(paths, good) if fine]
     classes = [part[0] if len(part) > 1 else "" for part in parts]
     names, labels = np.unique(classes, return_inverse=True)
-    images = images[good]
+    images = images[good] if bad else images
     how = "as they are"
-    if invert not in ("", "0") or (invert == "" and _border_is_light(images)):
+    if invert == "1" or (invert == "" and _border_is_light(images)):
         np.subtract(255, images, out=images)
         how = "inverted" + ("" if invert else ": their border is light (VAE_INVERT=0 keeps it so)")
     kinds = "one class" if len(names) == 1 else f"{len(names)} classes"
     print(f"{title}: {len(images):,} images of {kinds}, {how}")
-    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()[:12]
-    return Pictures(images[:, None], labels.astype(np.int64), names.tolist(), digest)
+    labels, digest = labels.astype(np.int64), hashlib.sha256(images)
+    digest.update(labels)
+    return Pictures(images[:, None], labels, names.tolist(), digest.hexdigest()[:12])
 
 
 def _find_images(folder):
@@ -103,6 +99,19 @@ def _find_images(folder):
             if os.path.splitext(name)[1].lower() in known
         ]
     return sorted(paths)
+
+
+def _read_files(paths, title):
+    """The images in files, (N, 28, 28) uint8, and which of them could be read, (N,) booleans."""
+    images, good = np.empty((len(paths), 28, 28), np.uint8), np.zeros(len(paths), bool)
+    with warnings.catch_warnings(), ThreadPool(THREADS) as pool:
+        warnings.simplefilter("ignore")  # Pillow's, on odd files
+        found = pool.imap(_try_to_read, paths, chunksize=16)  # in the order of the paths
+        bar = tqdm(found, desc=title, total=len(paths), unit=" images", delay=1)
+        for i, image in enumerate(bar):
+            if image is not None:
+                images[i], good[i] = image, True
+    return images, good
 
 
 def read_image(path):
