@@ -1,4 +1,7 @@
-"""The four files of MNIST or Fashion-MNIST: found, checked by digest, fetched where need be."""
+"""The data sets by name: MNIST, Fashion-MNIST, or a folder of images (vae_folder.py).
+
+Of the first two the four files: found, checked by digest, fetched where need be.
+"""
 
 import gzip
 import hashlib
@@ -15,6 +18,8 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
+from vae_folder import find_folder, read_folder
+
 CLASS_NAMES = {"mnist": list("0123456789")}
 CLASS_NAMES["fashion"] = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
 CLASS_NAMES["fashion"] += ["Sandal", "Shirt", "Sneaker", "Bag", "Boot"]
@@ -30,6 +35,28 @@ MD5 = {  # of the raw files, in that order
 DEBIAN_FASHION = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashion-mnist
 ROOM = 100_000_000  # bytes that fetching takes: files, packed and unpacked
 PATIENCE = 15  # seconds for which a server may be silent
+
+
+def find_dataset(name):
+    """``name`` if it is mnist or fashion, else the absolute path of the folder that it means.
+
+    A path that leads nowhere is left as it is, since a run may outlive its images: reading them
+    says so. Raises ValueError for what is neither.
+    """
+    if name in CLASS_NAMES:
+        return name
+    if isinstance(name, str) and name:
+        if folder := find_folder(name):
+            return folder
+        if "/" in name or os.sep in name:
+            return name
+    known = " or ".join(CLASS_NAMES)
+    raise ValueError(f"dataset={name!r} is not known: choose {known}, or a folder of images.")
+
+
+def class_names(dataset):
+    """The names of the classes of a data set, by label."""
+    return CLASS_NAMES[dataset] if dataset in CLASS_NAMES else read_folder(dataset).names
 
 
 def _missing(name, raw):

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from vae_data import CLASS_NAMES
+from vae_data import class_names
 
 # A colour for each class. Searched so that no two are alike, in grey and for colour-blind readers
 # too, and that classes whose codes meet (4 and 9, 3 and 8, shirt and pullover) are far apart.
@@ -29,6 +29,11 @@ plt.rcParams.update({"svg.fonttype": "none", "svg.hashsalt": "vae"})  # text sta
 plt.rcParams.update({f"{part}.color": INK for part in ("text", "xtick", "ytick")})
 plt.rcParams.update({"axes.labelcolor": INK, "axes.edgecolor": INK, "legend.frameon": False})
 plt.rcParams["axes.prop_cycle"] = plt.cycler(color=LINES)
+
+
+def class_colors(labels):
+    """The colour of each of the labels ``(N,)``; after ten classes the colours come again."""
+    return np.array(COLORS)[np.asarray(labels) % len(COLORS)]
 
 
 def show(fig, name, alt):
@@ -93,12 +98,14 @@ def show_grid(images, columns=8, titles=None, rows=()):
     room = 9 if titles is not None else 0  # for a line of text
     picture = tile(F.pad(images, (0, 0, room, 0), value=torch.nan), columns)
     height = images.shape[2] + room + 2
+    width = min(6.4, 1.1 * columns)  # of few images none is drawn large
     fig, ax = plt.subplots(
-        figsize=(7.6 if rows else 6.4, 6.4 * len(picture) / picture.shape[1] + 0.1)
+        figsize=(width + 1.2 * bool(rows), width * len(picture) / picture.shape[1] + 0.1)
     )
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for i, title in enumerate(titles or []):
         x, y = i % columns * 30 + 15, i // columns * height + 9
+        title = title if len(title) <= 8 else f"{title[:7]}…"
         ax.text(x, y, title, ha="center", va="bottom", fontsize=11)
     each = max(1, len(rows) * height // len(picture))  # names for one row of images
     places = [
@@ -149,28 +156,30 @@ def name_places(codes, labels):
     return dict(zip(known, places))
 
 
-def plot_latent(codes, labels, class_names, title=None, ax=None):
+def plot_latent(codes, labels, names, title=None, ax=None):
     """Codes ``(N, 2)`` as a cloud by class, on ``ax`` or on a figure of its own, which is returned.
 
-    Short names stand near the medians of their classes, long ones below the cloud.
+    Short names stand near the medians of their classes, long ones below the cloud; a single class
+    goes without.
     """
     if ax is None:
         _, ax = plt.subplots(figsize=(6.4, 5.6))
     codes, labels = np.asarray(codes), np.asarray(labels, int)
     order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
     dots = {"s": 4, "alpha": 0.7, "linewidths": 0, "rasterized": True}
-    ax.scatter(*codes[order].T, c=np.array(COLORS)[labels[order]], **dots)
+    ax.scatter(*codes[order].T, c=class_colors(labels[order]), **dots)
     ax.set(title=title, xlabel="$z_1$", ylabel="$z_2$")
-    if max(map(len, class_names)) > 2:
-        for label, name in enumerate(class_names):
-            ax.scatter([], [], s=4, color=COLORS[label], label=name)
+    if len(names) > 1 and max(map(len, names)) > 2:
+        for label, name in enumerate(names[:20]):  # more would push the cloud aside
+            ax.scatter([], [], s=4, color=class_colors(label), label=name)
         tight = {"columnspacing": 0.8, "handletextpad": 0, "markerscale": 4}
         ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=4, fontsize=9, **tight)
-    else:
+    elif len(names) > 1:
         for label, place in name_places(codes, labels).items():
-            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": COLORS[label], "lw": 1.5}
+            edge = class_colors(label)
+            box = {"boxstyle": "round,pad=0.2", "fc": "white", "ec": edge, "lw": 1.5}
             style = {"ha": "center", "va": "center", "weight": "bold", "color": INK}
-            ax.text(*place, class_names[label], bbox=box, **style)
+            ax.text(*place, names[label], bbox=box, **style)
     ax.set_aspect("equal", adjustable="datalim")
     return ax.figure
 
@@ -218,6 +227,16 @@ def plot_diagram():
     return fig
 
 
+def in_turn(labels, n=10):
+    """Places of n images: the first of each class, then the second of each, and so on.
+
+    If there are fewer images, they come again.
+    """
+    labels = np.asarray(labels)
+    place = pd.Series(labels).groupby(labels).cumcount()  # of an image within its class
+    return np.resize(np.lexsort((labels, place)), n).tolist()
+
+
 def interpolate(start, end, steps=12, spherical=False):
     """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
 
@@ -261,7 +280,7 @@ def draw_run(model, val, history, config):
         codes = codes @ torch.linalg.eigh(codes.T.cov()).eigenvectors[:, [-1, -2]]
         axes = {"xlabel": "widest direction", "ylabel": "second widest direction"}
     codes = F.pad(codes, (0, 2 - codes.shape[1]))  # one dimension: on a line
-    cloud = plot_latent(codes, labels, CLASS_NAMES[config.dataset])
+    cloud = plot_latent(codes, labels, class_names(config.dataset))
     cloud.axes[0].set(**axes)
     decoded = model.decode(model.encode(images[:32])[0])
     stem = f"ep{len(history):03d}"

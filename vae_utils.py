@@ -1,12 +1,12 @@
-"""A Variational Autoencoder for MNIST and Fashion-MNIST, in the order of the course.
+"""A Variational Autoencoder for small grey images, in the order of the course.
 
 Losses are in nats per image: summed over pixels and latent dimensions, averaged over images.
 Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. From the shell:
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
-Beside it lie vae_data.py, which fetches the images, vae_runs.py, which keeps a run on disk, and
-vae_figures.py, which draws.
+Beside it lie vae_data.py, which fetches the images, vae_folder.py, which reads your own,
+vae_runs.py, which keeps a run on disk, and vae_figures.py, which draws.
 """
 
 import os
@@ -47,19 +47,23 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from vae_data import CLASS_NAMES, get_files
+from vae_data import CLASS_NAMES, find_dataset, get_files
 from vae_figures import draw_run
+from vae_folder import folder_name, read_folder, split_test
 from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
 
 # ------------------------------------------------------------------------------ configuration
 
 ROOT = Path(__file__).resolve().parent
 FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs: for tests
-DATASET = os.environ.get("VAE_DATASET") or "mnist"
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.deterministic = True  # same numbers each time on a GPU too
-if DATASET not in CLASS_NAMES:
-    sys.exit(f"VAE_DATASET={DATASET!r} is not known: choose mnist or fashion.")
+try:
+    DATASET = find_dataset(os.environ.get("VAE_DATASET") or "mnist")
+except ValueError as error:
+    sys.exit(f"VAE_DATASET: {error}")
+if DATASET not in CLASS_NAMES:  # other processes start elsewhere, and need the whole path
+    os.environ["VAE_DATASET"] = DATASET
 
 
 def option(default, help, choices=None, low=None, high=None):
@@ -91,7 +95,7 @@ class Config:
     """Everything that decides a run. Raises ValueError, naming the field, for a bad value."""
 
     name: str = option("demo", "name of the run and of its folder under outputs/")
-    dataset: str = option(DATASET, "which images", tuple(CLASS_NAMES))
+    dataset: str = option(DATASET, "mnist, fashion, or a folder of your own images")
     val_fraction: float = option(0.1, "share of images kept for validation", None, 0.01, 0.9)
     seed: int = option(0, "of split, start weights, order and noise", None, 0, 2**31)
     architecture: str = option("mlp", "kind of layers", ("mlp", "residual", "conv"))
@@ -115,7 +119,9 @@ class Config:
     def __post_init__(self):
         for field in dataclasses.fields(self):
             value, kind = getattr(self, field.name), type(field.default)
-            if kind is not tuple:
+            if field.name == "dataset":
+                value = find_dataset(value)
+            elif kind is not tuple:
                 value = _plain(field.name, value, kind, field.metadata)
             elif isinstance(value, (tuple, list)) and (value or field.default == ()):
                 value = tuple(_plain(field.name, one, int, field.metadata) for one in value)
@@ -153,7 +159,8 @@ PRESETS = {config.name: config for config in PRESETS}
 def outputs_dir(dataset=DATASET):
     """Where runs are kept: outputs/<dataset>, moved by VAE_OUT_DIR; FAST runs stay apart."""
     base = Path(os.environ.get("VAE_OUT_DIR") or ROOT / "outputs")
-    return base / ("fast" if FAST else "") / dataset
+    name = dataset if dataset in CLASS_NAMES else folder_name(dataset)
+    return base / ("fast" if FAST else "") / name
 
 
 # ------------------------------------------------------------------------------ data (01_data)
@@ -161,8 +168,12 @@ def outputs_dir(dataset=DATASET):
 
 def read_files(name, data_dir=None):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
-    if name not in CLASS_NAMES:
-        raise ValueError(f"dataset={name!r} is not known: choose {' or '.join(CLASS_NAMES)}.")
+    if (name := find_dataset(name)) not in CLASS_NAMES:
+        own = read_folder(name)
+        for rows, few in zip(split_test(own.labels), (1500, 500)):
+            rows = rows[: few if FAST else None]
+            yield torch.from_numpy(own.images[rows]), torch.from_numpy(own.labels[rows])
+        return
     raw = get_files(name, data_dir)
     for prefix, few in (("train", 1500), ("t10k", 500)):
         images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
@@ -172,11 +183,13 @@ def read_files(name, data_dir=None):
 
 
 def load_dataset(name=DATASET, data_dir=None):
-    """MNIST or Fashion-MNIST, checked by digest, as (train, test). Explained in 01_data.
+    """MNIST, Fashion-MNIST or a folder of images, as (train, test). Explained in 01_data.
 
-    Two TensorDatasets of images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)`` int64, N =
-    60,000 and 10,000. They lie in ``data_dir``, in torchvision's layout (VAE_DATA_DIR, or data/).
-    Raises ValueError for an unknown name, FileNotFoundError where no source is within reach.
+    Two TensorDatasets of images ``(N, 1, 28, 28)`` float32 in [0, 1] and labels ``(N,)`` int64. The
+    first two sets, N = 60,000 and 10,000, are checked by digest and lie in ``data_dir``, in
+    torchvision's layout (VAE_DATA_DIR, or data/). Of a folder, read as vae_folder.read_folder says,
+    one image in seven is for testing. Raises ValueError for an unknown name, FileNotFoundError
+    where no source is within reach.
     """
     return tuple(TensorDataset(x / 255, y) for x, y in read_files(name, data_dir))
 
@@ -209,14 +222,18 @@ class Batches:
 def get_dataloaders(config):
     """Train, validation and test Batches for a Config. Explained in 01_data.
 
-    The split is seeded and stratified: each class has the same share in train and validation.
+    The split is seeded and stratified: each class has the same share in train and validation, as
+    long as it has two images and validation is as large as there are classes.
     Only train is shuffled; validation and test come in batches of 500.
     """
     (images, labels), test = read_files(config.dataset)
+    count = max(2, round(config.val_fraction * len(labels)))
+    sizes = labels.unique(return_counts=True)[1]  # of the classes
+    room = sizes.min() > 1 and len(sizes) <= min(count, len(labels) - count)
     kept, held_out = train_test_split(
         np.arange(len(labels)),
-        test_size=round(config.val_fraction * len(labels)),
-        stratify=labels,
+        test_size=count,
+        stratify=labels if room else None,
         random_state=config.seed,
     )
     parts = (images[kept], labels[kept]), (images[held_out], labels[held_out]), test
@@ -595,7 +612,10 @@ def fit(config, model=None, out_dir=None, figures=True):
     own = fingerprint(model) if model is not None else ""
     out_dir = Path(out_dir or outputs_dir(config.dataset) / f"{config.name}-{own}".rstrip("-"))
     epochs = min(config.epochs, 2) if FAST else config.epochs
-    folder = RunFolder(out_dir, vars(config), {"fast": FAST, "network": own})
+    data = {"fast": FAST, "network": own}
+    if config.dataset not in CLASS_NAMES:  # a folder's images may change, and with them the run
+        data["pictures"] = read_folder(config.dataset).digest
+    folder = RunFolder(out_dir, vars(config), data)
     torch.manual_seed(config.seed)
     given, model = model, build_model(config) if model is None else model.to(DEVICE)
     optimizer = make_optimizer(model, config)
@@ -710,8 +730,12 @@ def cross_entropy_floor(x):
 
 
 def most_confused(truth, predicted):
-    """The two classes most often taken for each other, and how often: (a, b, count), a < b."""
-    counts = confusion_matrix(truth, predicted, labels=range(10))
+    """The two classes most often taken for each other, and how often: (a, b, count), a < b.
+
+    Without a mistake it is class 0 twice, and a count of 0.
+    """
+    classes = range(1 + max(np.max(truth), np.max(predicted)))
+    counts = confusion_matrix(truth, predicted, labels=classes)
     both = np.triu(counts + counts.T, k=1)  # without the diagonal, each pair once
     a, b = np.unravel_index(both.argmax(), both.shape)
     return int(a), int(b), int(both[a, b])
@@ -764,6 +788,8 @@ def main(argv=None):
     parser.error = lambda text: parser.exit(2, f"error: {text} (--help lists all flags)\n")
     parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
+    inverted = "swap light and dark in a folder of images (default: where the border is light)"
+    parser.add_argument("--invert", action=argparse.BooleanOptionalAction, help=inverted)
     for field in dataclasses.fields(Config):
         about = {"help": f"{field.metadata['help']} (default: {field.default})"}
         if isinstance(field.default, bool):
@@ -775,6 +801,8 @@ def main(argv=None):
         parser.add_argument("--" + field.name.replace("_", "-"), **about)
     given = vars(parser.parse_args(argv))
     preset, out = given.pop("preset", None), given.pop("out", None)
+    if "invert" in given:
+        os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
     if preset and given and "name" not in given and not out:
         parser.error(
             f"the folder {preset} is for the preset as it is: give changes a --name or --out"

@@ -6,6 +6,7 @@ it, and leaves a still picture of it, explorer.png, in the folder of the first r
 
 import base64
 import gzip
+import html
 import io
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from torch import nn
 import vae_figures as figures
 import vae_utils as vae
 from explorer.page import assemble, frame
-from vae_data import CLASS_NAMES
+from vae_data import class_names
 from vae_runs import write_file
 
 HERE = Path(__file__).parent
@@ -118,6 +119,7 @@ def _sight(mu):
 
 def _repeated(order, kl, tags, names):
     """What there is many times on the page: its draws, its film, its legend, its sliders."""
+    names = list(map(html.escape, names))  # a class may be a folder with any name
     draws = ["the mean μ, without noise", *(f"draw {i}" for i in range(1, FRAMES))]
     radio = '<label><input type="radio" name="draw" value="{}" aria-label="{}">{}{}</label>'
     button = (
@@ -139,7 +141,7 @@ def _repeated(order, kl, tags, names):
         "draws": "".join(radio.format(i, name, CANVAS, i or "μ") for i, name in enumerate(draws)),
         "ticks": '<i class="tick"></i>' * (FRAMES - 1),
         "film": CANVAS * FRAMES,
-        "legend": "".join(button.format(i, figures.COLORS[i], names[i]) for i in tags),
+        "legend": "".join(button.format(i, figures.class_colors(i), names[i]) for i in tags),
         "sliders": "\n".join(sliders),
         "where": "; ".join(where).replace("-", "−"),
     }
@@ -165,7 +167,7 @@ def draw_still(model, images, labels, mu, sigma, tags, names):
     extent = [middle[0] - reach, middle[0] + reach, middle[1] - reach, middle[1] + reach]
     mosaic = mosaic.transpose(1, 2).reshape(448, 448)
     ax.imshow(mosaic, cmap="gray_r", vmin=0, vmax=2.2, extent=extent)
-    ax.scatter(*mu.T, s=6, c=np.array(figures.COLORS)[labels], alpha=0.8, linewidths=0)
+    ax.scatter(*mu.T, s=6, c=figures.class_colors(labels), alpha=0.8, linewidths=0)
     for label, tag in tags.items():
         text = ax.text(*tag, names[label], ha="center", va="center", weight="bold")
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
@@ -204,7 +206,7 @@ def build(run_2d, run_16d, test):
     header_2d, arrays_2d, mu, sigma, _ = _pack_model(run_2d.model.eval(), images)
     header_16d, arrays_16d, mu_16d, _, kl = _pack_model(run_16d.model.eval(), images)
     tags = figures.name_places(mu.numpy(), labels.numpy())
-    names = CLASS_NAMES[run_2d.config.dataset]
+    names = class_names(run_2d.config.dataset)
     # To begin with: of the first 200 images, from the better half, the one whose noise shows most.
     some = images[:200].to(device)
     ends = torch.stack([mu[:200] - sigma[:200], mu[:200] + sigma[:200]])
@@ -216,17 +218,19 @@ def build(run_2d, run_16d, test):
         "models": [header_2d, header_16d],
         "codeUnit": CODE_UNIT,
         "names": names,
-        "colors": figures.COLORS,
+        "colors": figures.class_colors(range(max(10, len(names)))).tolist(),
         "first": int(seen.argmax()),
-        "scale": {"mnist": 300, "fashion": 500}[run_2d.config.dataset],  # of the bars, in nats
+        "scale": {"mnist": 300}.get(run_2d.config.dataset, 500),  # of the bars, in nats
         "tags": {label: place.round(3).tolist() for label, place in tags.items()},
         "view": {"centre": middle.round(3).tolist(), "reach": round(float(reach), 3)},
     }
-    thing = {"mnist": "digit", "fashion": "garment"}[run_2d.config.dataset]
+    things = {"mnist": "digit", "fashion": "garment"}
+    thing = things.get(run_2d.config.dataset, "picture")
     words = _repeated(header_16d["order"], kl, tags, names) | {"thing": thing, "dims": str(len(kl))}
     modules = [HERE / "src" / name for name in MODULES]
     template = HERE / "explorer.html"
     for count in IMAGES:
+        count = min(count, len(images))
         whole_2d, whole_16d = (
             (codes[:count] / CODE_UNIT).round().clamp(-32767, 32767).short().numpy()
             for codes in (mu, mu_16d)
@@ -234,7 +238,7 @@ def build(run_2d, run_16d, test):
         pixels = (images[:count] * 255).round().byte().numpy()
         parts = [*arrays_2d, whole_2d, *arrays_16d, whole_16d, pixels]
         blob = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
-        data["labels"] = "".join(map(str, labels[:count].tolist()))
+        data["labels"] = labels[:count].tolist()
         data["arrays"] = base64.b64encode(gzip.compress(blob, 9, mtime=0)).decode()
         page = assemble(template, modules, data, count=f"{count:,}", **words)
         if len(page.encode()) <= MAX_BYTES:

@@ -23,6 +23,8 @@ try:
     import vae_utils
     from report import execute, export, marks, pages
     from report.execute import ReportError, write
+    from vae_data import CLASS_NAMES
+    from vae_folder import read_folder
 except (ImportError, ValueError) as error:
     sys.exit(f"report: {error}")
 except KeyboardInterrupt:
@@ -110,6 +112,8 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
     full, names = target == root / "docs", [path.stem for path in notebooks]
     execute.read_json(target / "results.json")  # damaged: said before the work, not after
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}
+    if vae_utils.DATASET not in CLASS_NAMES:  # a folder, in which images come and go
+        settings["pictures"] = read_folder(vae_utils.DATASET).digest
     executed = execute.run(chosen, args.force, vae_utils.outputs_dir(), root, settings)
     broken = [claim for path in chosen for claim in execute.broken(path, executed[path])]
     if broken and full:
@@ -136,7 +140,8 @@ def main(argv=None, root: Path = vae_utils.ROOT) -> int:
     args, chosen = parse(argv, notebooks)
     target = root / "docs"  # of a full run on MNIST alone; git ignores build/
     if vae_utils.FAST or vae_utils.DATASET != "mnist":
-        target = root / "build" / ("fast" if vae_utils.FAST else "") / vae_utils.DATASET
+        name = vae_utils.outputs_dir(vae_utils.DATASET).name
+        target = root / "build" / ("fast" if vae_utils.FAST else "") / name
     since = vae_utils.outputs_dir() / "report.since"
     try:
         since.parent.mkdir(parents=True, exist_ok=True)

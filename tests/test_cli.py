@@ -47,7 +47,7 @@ def python(*arguments, executable=sys.executable, **environment):
 @pytest.mark.parametrize(
     "flags, words",
     [
-        ("--dataset cifar", "--dataset cifar mnist fashion"),
+        ("--dataset cifar", "dataset='cifar' mnist fashion folder"),
         ("--preset mlp-3d", "--preset mlp-3d mlp-2d mlp-20d conv-2d best-2d best-16d"),
         ("--recon-loss l1", "--recon-loss l1 bce mse cb"),
         ("--architecture resnet", "--architecture resnet mlp residual conv"),
@@ -86,7 +86,7 @@ def test_wrong_value_from_a_real_shell(tmp_path):
 
 def test_unknown_data_set_in_the_environment(monkeypatch):
     monkeypatch.setenv("VAE_DATASET", "cifar")
-    with pytest.raises(SystemExit, match=r"^VAE_DATASET='cifar' is not known: choose mnist or fas"):
+    with pytest.raises(SystemExit, match=r"^VAE_DATASET: dataset='cifar' is not known: choose mni"):
         runpy.run_path(str(MODULE))
 
 

@@ -12,7 +12,7 @@ import { makePad } from "./explorer-pad.js";
 // ------------------------------------------------------------------------------- what is given
 
 const data = JSON.parse($("data").textContent);
-const labels = Uint8Array.from(data.labels, Number);
+const labels = Uint16Array.from(data.labels);
 const read = reader(await unzip(unbase64(data.arrays)));
 const models = data.models.map((header) => {
   const model = { ...unpackModel(header, read), order: header.order };
