@@ -194,7 +194,7 @@ def test_every_setting_is_described_once():
     for field in dataclasses.fields(Config):
         about = field.metadata
         assert about["help"], field.name
-        assert field.name in ("name",) or about["choices"] or about["low"] is not None
+        assert field.name in ("name", "dataset") or about["choices"] or about["low"] is not None
 
 
 def test_autoencoder_needs_beta_zero():
