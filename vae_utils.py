@@ -5,8 +5,8 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
-Beside it lie vae_data.py, which fetches the images, vae_runs.py, which keeps a run on disk, and
-vae_figures.py, which draws.
+Beside it lie vae_data.py, which fetches the images, vae_runs.py, which keeps a run on disk,
+vae_figures.py, which draws, and vae_diagnose.py, which finds mistakes in a run's numbers.
 """
 
 import os
@@ -48,6 +48,7 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from vae_data import CLASS_NAMES, get_files
+from vae_diagnose import verdict
 from vae_figures import draw_run
 from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
 
@@ -731,6 +732,7 @@ def main(argv=None):
     parser.error = lambda text: parser.exit(2, f"error: {text} (--help lists all flags)\n")
     parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
+    parser.add_argument("--diagnose", metavar="RUN", help="say what went wrong in a run's folder")
     for field in dataclasses.fields(Config):
         about = {"help": f"{field.metadata['help']} (default: {field.default})"}
         if isinstance(field.default, bool):
@@ -741,6 +743,12 @@ def main(argv=None):
             about |= {"type": type(field.default), "choices": field.metadata["choices"]}
         parser.add_argument("--" + field.name.replace("_", "-"), **about)
     given = vars(parser.parse_args(argv))
+    try:
+        if "diagnose" in given:
+            print(verdict(given["diagnose"]))
+            return 0
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"error: {error}\n")
     preset, out = given.pop("preset", None), given.pop("out", None)
     if preset and given and "name" not in given and not out:
         parser.error(
