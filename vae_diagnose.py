@@ -35,7 +35,7 @@ def diagnose(
         raise ValueError("there is no loss in these numbers.")
     rows = [{name: number(row, name) for name in COLUMNS} for row in rows]
     grey = pixels * math.log(2)  # what a decoder pays that says "one half" for every pixel
-    scale = unit(rows[-1]["recon"], pixels, batch_size, grey, baseline)
+    scale = unit(paid(rows[-1]), pixels, batch_size, grey, baseline)
     for row in rows:
         row |= {name: scale * row[name] for name in ("loss", "recon", "kl")}
     log = SimpleNamespace(rows=rows, **rows[-1])  # the last row, and all of them
@@ -65,9 +65,14 @@ def number(row, name):
     return float(row.get(name, row.get(f"train_{name}", math.nan)))
 
 
+def paid(row):
+    """The reconstruction, or the loss where that is all there is."""
+    return row["loss"] if math.isnan(row["recon"]) else row["recon"]
+
+
 def unit(recon, pixels, batch_size, grey, baseline):
     """The factor that brings losses to nats per image, if all of them were logged otherwise."""
-    if 0 < recon < 0.02 * pixels and recon * pixels < 0.9 * baseline:
+    if 0 < recon < 0.02 * pixels and recon * pixels < 0.97 * baseline:
         return pixels  # per pixel, and something was learned
     if batch_size and recon > 2 * grey and recon / batch_size < grey:
         return 1 / batch_size  # summed over a batch
@@ -119,7 +124,7 @@ def too_fast_at_first(log):
 
 
 def averaged(log):
-    recon = log.loss if math.isnan(log.recon) else log.recon
+    recon = paid(log.rows[-1])
     if recon < 0.02 * log.pixels and not log.kl > 0.5:  # a KL that is not logged is not > 0.5
         why = f"{recon:.3g} must be nats per pixel, {recon * log.pixels:.0f} per image: no better "
         why += f"than the mean image ({log.baseline:.0f}). A KL that is summed weighs "
