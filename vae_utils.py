@@ -6,7 +6,8 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
 Beside it lie vae_data.py, which fetches the images, vae_folder.py, which reads your own,
-vae_runs.py, which keeps a run on disk, and vae_figures.py, which draws.
+vae_runs.py, which keeps a run on disk, vae_figures.py, which draws, and vae_diagnose.py, which
+finds mistakes in the numbers of a run.
 """
 
 import os
@@ -48,6 +49,8 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from vae_data import CLASS_NAMES, find_dataset, get_files
+from vae_data import CLASS_NAMES, get_files
+from vae_diagnose import verdict
 from vae_figures import draw_run
 from vae_folder import folder_name, read_folder, split_test
 from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
@@ -790,6 +793,7 @@ def main(argv=None):
     parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
     inverted = "swap light and dark in a folder of images (default: where the border is light)"
     parser.add_argument("--invert", action=argparse.BooleanOptionalAction, help=inverted)
+    parser.add_argument("--diagnose", metavar="RUN", help="say what went wrong in a run's folder")
     for field in dataclasses.fields(Config):
         about = {"help": f"{field.metadata['help']} (default: {field.default})"}
         if isinstance(field.default, bool):
@@ -800,6 +804,12 @@ def main(argv=None):
             about |= {"type": type(field.default), "choices": field.metadata["choices"]}
         parser.add_argument("--" + field.name.replace("_", "-"), **about)
     given = vars(parser.parse_args(argv))
+    try:
+        if "diagnose" in given:
+            print(verdict(given["diagnose"]))
+            return 0
+    except (ValueError, OSError) as error:
+        parser.exit(1, f"error: {error}\n")
     preset, out = given.pop("preset", None), given.pop("out", None)
     if "invert" in given:
         os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
