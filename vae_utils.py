@@ -49,7 +49,6 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from vae_data import CLASS_NAMES, find_dataset, get_files
-from vae_data import CLASS_NAMES, get_files
 from vae_diagnose import verdict
 from vae_figures import draw_run
 from vae_folder import folder_name, read_folder, split_test
