@@ -2,8 +2,8 @@
 
     python tests/faulty_runs.py
 
-The rules of vae_diagnose.py were set on seeds 0 to 2; the test asks about 3 to 5. The faulty runs
-are the chapter's own cells, with another seed; those of presets are histories that 03 and 06 left.
+The rules of vae_diagnose.py were set on seed 0; the test asks about the others. The faulty runs are
+the chapter's own cells, with another seed; those of presets are histories that 03 and 06 left.
 """
 
 import csv

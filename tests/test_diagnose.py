@@ -15,7 +15,7 @@ from vae_diagnose import diagnose, verdict
 KEPT = json.loads((Path(__file__).parent / "faulty_runs.json").read_text(encoding="utf-8"))
 TRUTH, SEEDS = KEPT["truth"], KEPT["seeds"]
 ABOUT = {"batch_size": 128, "latent_dim": 8}
-UNSEEN = ("3", "4", "5")  # the rules were set on 0, 1 and 2
+UNSEEN = [seed for seed in SEEDS if seed != "0"]  # the rules were set on seed 0
 
 
 def first(rows, **about):
@@ -53,7 +53,7 @@ def test_silent_on_presets(name, epochs):
 
 def test_without_sigma_and_mu2_what_looks_alike_is_named_together():
     for name in ("kl-over-batch", "kl-of-mean", "eps-once", "peeks"):
-        rows = SEEDS["3"][name]
+        rows = SEEDS[UNSEEN[0]][name]
         plain = [{key: row[key] for key in ("loss", "recon", "kl")} for row in rows]
         assert "or" in first(plain).split(), name
 
