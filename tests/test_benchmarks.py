@@ -1,11 +1,14 @@
-"""The benchmark program runs through on a few images, and leaves the measured results alone."""
+"""The benchmark programs run through on a few images, and leave the measured results alone."""
 
 import os
+import re
 import subprocess
 import sys
-from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+import torch
+from conftest import ROOT
+
+import vae_utils
 
 
 def test_benchmark_of_one_network():
@@ -22,3 +25,29 @@ def test_benchmark_of_one_network():
     for name in ("ordinary_epoch_s", "ours_epoch_s", "target_loss", "ratio", "step_over_bare"):
         assert f'"{name}": ' in done.stdout
     assert [path.read_bytes() for path in kept] == before
+
+
+def test_a_row_of_the_likelihood_chapter_is_trained_and_measured():
+    kept = (ROOT / "benchmarks" / "likelihood.json").read_text()
+    script = [sys.executable, "benchmarks/likelihood.py", "burda-iwae-5", "--seeds", "3"]
+    done = subprocess.run(
+        script, cwd=ROOT, env=os.environ | {"VAE_FAST": "1"}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert re.match(r'burda-iwae-5 3 \{"bound_k500": \d+\.', done.stdout)
+    assert (ROOT / "benchmarks" / "likelihood.json").read_text() == kept  # a FAST run leaves no row
+
+
+def test_the_ordinary_way_stops_at_the_goal_or_after_the_longest_run(monkeypatch, tiny_data):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import speedrun
+
+    bounds = iter((95.0, 91.0, 89.5, 1.0))
+    monkeypatch.setattr(speedrun, "measure", lambda *_: {"bound_k500": next(bounds)})
+    monkeypatch.setattr(speedrun, "LOOK", 1)
+    few = speedrun.USUAL.replace(hidden=(8,), latent_dim=2)
+    monkeypatch.setattr(vae_utils, "iwae_bound", lambda *_: torch.zeros(1))  # near, at each look
+    assert speedrun.ordinary(few, 90.0)[1:] == (89.5, 3)
+    monkeypatch.setattr(speedrun, "LONGEST", 2)
+    bounds = iter((95.0, 91.0))
+    assert speedrun.ordinary(few, 90.0)[1:] == (91.0, 2)
