@@ -1,6 +1,6 @@
 """Training for likelihood: the importance-weighted objective, and a prior that is learned.
 
-Explained in 09_likelihood, which trains with it; benchmarks/ use it too.
+benchmarks/ train with it.
 """
 
 import math

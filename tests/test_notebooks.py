@@ -35,7 +35,7 @@ def cells_of(path, kind="code", tag=None):
 
 
 def test_the_course_is_complete():
-    extra = ["06_experiments", "07_from_scratch", "08_under_the_hood", "09_likelihood"]
+    extra = ["06_experiments", "07_from_scratch", "08_under_the_hood"]
     extra += ["10_pitfalls", "11_applications", "fashion"]
     assert [path.stem for path in CHAPTERS] == CORE + extra
 
@@ -157,7 +157,6 @@ TAUGHT = {
     "03_training": ["train_one_epoch", "evaluate"],
     "06_experiments": ["train_classifier", "FrechetDistance", "mixture_of_codes"],
     "08_under_the_hood": ["orthogonal", "Muon"],
-    "09_likelihood": ["Coupling", "Flow", "objective"],
 }
 
 
