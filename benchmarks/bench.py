@@ -34,6 +34,7 @@ from vae_utils import (  # noqa: E402
     ROOT,
     VAE,
     Config,
+    augment,
     autocast,
     build_model,
     elbo,
@@ -76,6 +77,19 @@ def wait():
     return time.perf_counter()
 
 
+def ordinary_epoch(model, loader, optimizer, config, epoch):
+    """The usual loop over a DataLoader once, black-or-white images if the config says so."""
+    total = 0.0
+    for x, *_ in tqdm(loader, desc=f"ordinary {config.name} {epoch}", leave=False):
+        x = augment(x.to(DEVICE), config)
+        logits, mu, logvar = model(x)
+        loss = elbo(logits, x, mu, logvar)[0].mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        total += loss.item()
+
+
 def ordinary(config, epochs, seed):
     """Train the ordinary way. Returns (seconds, seconds an epoch, test loss)."""
     train, _, test = get_dataloaders(config)
@@ -89,15 +103,7 @@ def ordinary(config, epochs, seed):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     start = wait()
     for epoch in range(epochs):
-        total = 0.0
-        for x, _ in tqdm(loader, desc=f"ordinary {config.name} {epoch + 1}/{epochs}", leave=False):
-            x = x.to(DEVICE)
-            logits, mu, logvar = model(x)
-            loss = elbo(logits, x, mu, logvar)[0].mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
+        ordinary_epoch(model, loader, optimizer, config, f"{epoch + 1}/{epochs}")
     seconds = wait() - start
     return seconds, seconds / epochs, evaluate(model, test, config)["loss"]
 

@@ -24,6 +24,7 @@ from bench import machine, wait  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
 from vae_likelihood import Flow, train  # noqa: E402
+from vae_runs import write_file  # noqa: E402
 
 NET = vae.PRESETS["best-40d"]
 BURDA = vae.Config(  # the network of Burda et al. 2016 with one stochastic layer
@@ -67,7 +68,8 @@ def keep(name, seed, found):
     with FileLock(HERE / ".likelihood.lock"):
         rows = json.loads(path.read_text()) if path.exists() else {}
         rows.setdefault(name, {})[str(seed)] = found
-        path.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+        text = json.dumps(rows, indent=1, sort_keys=True) + "\n"
+        write_file(path, text.encode())  # hours of runs: a kill must leave the old file whole
 
 
 def main():
@@ -77,11 +79,8 @@ def main():
     args = parser.parse_args()
     for name in args.rows or ROWS:
         how = dict(ROWS[name])
-        config, learned, seeds = (
-            how.pop("config"),
-            how.pop("learned", False),
-            how.pop("seeds", (0, 1, 2)),
-        )
+        config, learned = how.pop("config"), how.pop("learned", False)
+        seeds = how.pop("seeds", (0, 1, 2))  # what is left are arguments of train
         for seed in args.seeds or seeds:
             torch.manual_seed(seed)
             prior = Flow(config.latent_dim) if learned else None

@@ -7,8 +7,8 @@
 The clock runs from data in memory to the trained model. Then, off the clock, log p(x) of the 10,000
 test images (one fixed draw, black or white) is bounded with k = 500 codes each: the mean must be at
 most 90.0 nats, or 87.0 on the second track, for every seed. One stochastic layer, all 60,000
-training images drawn anew each epoch, and nothing chosen by the test images. SPEEDRUN.md keeps the
-records; to add one, change RECIPES or vae_likelihood.train and say there what changed.
+training images drawn anew each epoch, and nothing chosen by the test images. speedrun.json keeps
+what a whole run found. To try for a record, change RECIPES or vae_likelihood.train.
 
 The ordinary way: DataLoader, Adam 1e-3, float32, batches of 128, the usual loop; the network
 784-400-20 and that of the track. Every few epochs the clock is stopped for a look at the bound.
@@ -24,11 +24,10 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
-from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
-from bench import machine, wait  # noqa: E402
+from bench import machine, ordinary_epoch, wait  # noqa: E402
 from likelihood import measure  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
@@ -70,15 +69,8 @@ def ordinary(config, goal, few=2000):
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     x_few, seconds = vae.binary(test.images)[:few], 0.0
     for epoch in range(1, LONGEST + 1):
-        start, total = wait(), 0.0
-        for (x,) in tqdm(loader, desc=f"ordinary {config.name} {epoch}", leave=False):
-            x = torch.bernoulli(x)
-            logits, mu, logvar = model(x)
-            loss = vae.elbo(logits, x, mu, logvar)[0].mean()
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            total += loss.item()
+        start = wait()
+        ordinary_epoch(model, loader, optimizer, config, epoch)
         seconds += wait() - start
         near = epoch % LOOK == 0 and vae.iwae_bound(model, x_few, 100).mean() <= goal + 0.3
         if near or epoch == LONGEST:
