@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from filelock import FileLock
 
-from vae_folder import find_folder, read_folder
+from vae_folder import find_folder, read_folder, split_test
 
 CLASS_NAMES = {"mnist": list("0123456789")}
 CLASS_NAMES["fashion"] = ["T-shirt", "Trouser", "Pullover", "Dress", "Coat"]
@@ -57,6 +57,24 @@ def find_dataset(name):
 def class_names(dataset):
     """The names of the classes of a data set, by label."""
     return CLASS_NAMES[dataset] if dataset in CLASS_NAMES else read_folder(dataset).names
+
+
+def identity(dataset):
+    """What tells a folder's images from those that it held at another time; {} for known sets."""
+    return {} if dataset in CLASS_NAMES else {"pictures": read_folder(dataset).digest}
+
+
+def read_arrays(dataset, data_dir=None):
+    """Images ``(N, 1, 28, 28)`` uint8 and labels ``(N,)`` for training, then those for testing."""
+    if dataset not in CLASS_NAMES:
+        own = read_folder(dataset)
+        return [(own.images[rows], own.labels[rows]) for rows in split_test(own.labels)]
+    raw, parts = get_files(dataset, data_dir), []
+    for prefix in ("train", "t10k"):
+        images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
+        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
+        parts.append((images.reshape(-1, 1, 28, 28), labels.astype(np.int64)))
+    return parts
 
 
 def _missing(name, raw):

@@ -27,13 +27,18 @@ def diagnose(
     """
     if isinstance(history, (str, Path)):
         history, settings = read_run(Path(history))
-        batch_size, latent_dim = settings.get("batch_size"), settings.get("latent_dim")
+        batch_size, latent_dim = number(settings, "batch_size"), number(settings, "latent_dim")
         recon_loss = settings.get("recon_loss", recon_loss)
-        baseline = MEAN_IMAGE.get(settings.get("dataset"), baseline)
-    rows = [history] if isinstance(history, dict) else list(history)
-    if not rows or not {"loss", "train_loss"} & set(rows[0]):
-        raise ValueError("there is no loss in these numbers.")
+        if "dataset" in settings:  # of other images the cost is not known: fewer rules speak
+            baseline = MEAN_IMAGE.get(str(settings["dataset"]), math.nan)
+    rows = [history] if isinstance(history, dict) else history
+    if not isinstance(rows, (list, tuple)) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("give a run's folder, a history.csv, its rows as dicts, or one dict.")
+    if not rows or any(logged(row, "loss") is None for row in rows):
+        raise ValueError("there is no loss in these numbers, or not in every row.")
     rows = [{name: number(row, name) for name in COLUMNS} for row in rows]
+    if any(row["sigma"] < 0 for row in rows):
+        raise ValueError("sigma is negative. Log exp(log σ² / 2).")
     grey = pixels * math.log(2)  # what a decoder pays that says "one half" for every pixel
     scale = unit(paid(rows[-1]), pixels, batch_size, grey, baseline)
     for row in rows:
@@ -54,15 +59,34 @@ def verdict(place):
 def read_run(path):
     """The rows of a history.csv and the settings beside it, {} where there are none."""
     folder = path if path.is_dir() else path.parent
-    with (folder / "history.csv" if path.is_dir() else path).open() as file:
-        rows = list(csv.DictReader(file))
-    config = folder / "config.json"
-    return rows, json.loads(config.read_text()) if config.exists() else {}
+    table, config = folder / "history.csv" if path.is_dir() else path, folder / "config.json"
+    try:
+        with table.open(encoding="utf-8-sig", newline="") as file:  # -sig: as spreadsheets save it
+            rows = list(csv.DictReader(file, skipinitialspace=True))
+    except (UnicodeDecodeError, csv.Error):
+        raise ValueError(f"{table} is no table of numbers.") from None
+    try:
+        settings = json.loads(config.read_text(encoding="utf-8")) if config.exists() else {}
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config} is damaged.")
+    return rows, settings
+
+
+def logged(row, name):
+    """What a row holds under a name; None for nothing."""
+    value = row.get(name, row.get(f"train_{name}"))
+    return None if value == "" else value
 
 
 def number(row, name):
     """A logged number. NaN where there is none: then every comparison is false, no rule speaks."""
-    return float(row.get(name, row.get(f"train_{name}", math.nan)))
+    value = logged(row, name)
+    try:
+        return math.nan if value is None else float(value)
+    except (TypeError, ValueError, OverflowError):
+        raise ValueError(f"{name} is no number: {str(value)[:40]!r}.") from None
 
 
 def paid(row):
@@ -101,12 +125,12 @@ def wrong_sign(log):
 
 def missing_kl(log):
     if log.kl > 1 and abs(implied_beta(log)) < 0.001 and log.beta != 0:
-        why = f"The loss is the reconstruction alone; a KL of {log.kl:.1f} nats is not in it."
+        why = f"The loss is the reconstruction alone; a KL of {log.kl:.3g} nats is not in it."
         return "no KL in the loss", why
 
 
 def too_fast(log):
-    losses = [row["loss"] for row in log.rows]
+    losses = [row["loss"] for row in log.rows if not row["beta"] < log.beta]  # β may have risen
     if not all(map(math.isfinite, losses)):
         why = "The loss became NaN or infinite. If a smaller rate does not help, look at the data."
         return "learning rate too high", why
@@ -118,14 +142,15 @@ def too_fast(log):
 def too_fast_at_first(log):
     first = log.rows[0]["recon"]
     if first > 1.2 * log.grey and log.recon < log.grey:
-        why = f"The first epoch cost {first:.0f} nats of reconstruction in the mean, more than the "
+        why = f"The first epoch cost {first:.4g} nats of reconstruction in the mean, more than the "
         why += f"{log.grey:.0f} of a decoder that knows nothing: the first steps went too far."
         return "learning rate too high", why
 
 
 def averaged(log):
     recon = paid(log.rows[-1])
-    if recon < 0.02 * log.pixels and not log.kl > 0.5:  # a KL that is not logged is not > 0.5
+    small = 0.97 * log.baseline <= recon * log.pixels < 0.02 * log.pixels**2
+    if small and not log.kl > 0.5:  # a KL that is not logged is not > 0.5
         why = f"{recon:.3g} must be nats per pixel, {recon * log.pixels:.0f} per image: no better "
         why += f"than the mean image ({log.baseline:.0f}). A KL that is summed weighs "
         why += f"{log.pixels} times as much, and the code is given up."
@@ -133,17 +158,18 @@ def averaged(log):
 
 
 def half_grey(log):
-    if 0.9 * log.grey < log.recon < 1.1 * log.grey:
+    dark = log.baseline < 0.8 * log.grey  # else honest images may cost as much
+    if dark and 0.9 * log.grey < log.recon < 1.1 * log.grey:
         why = f"The reconstruction stays near {log.pixels} log 2 = {log.grey:.0f} nats, the cost of"
         why += " a decoder that cannot say black. Or it has not learned at all: a tiny rate."
         return "sigmoid twice", why
 
 
 def small_kl(log):
-    spread = log.latent_dim * (log.sigma**2 - 1 - 2 * math.log(log.sigma or 1))
+    spread = log.latent_dim * (log.sigma * log.sigma - 1 - 2 * math.log(log.sigma or 1))
     least = 0.5 * (log.mu2 + spread)  # a mean of sigma gives the least that a mean of KLs can be
     if log.kl < 0.8 * least:
-        why = f"μ and σ as logged make a KL of at least {least:.1f} nats, not {log.kl:.2g}. It is "
+        why = f"μ and σ as logged make a KL of at least {least:.3g} nats, not {log.kl:.2g}. It is "
         why += "divided once too often, or is the KL of the mean code of a batch."
         return "KL counted too small", why
     for name, n in (("batch size", log.batch_size), ("latent size", log.latent_dim)):

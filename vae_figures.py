@@ -20,7 +20,6 @@ from vae_data import class_names
 COLORS = ["#5db9a8", "#9fc372", "#595b0e", "#d0365a", "#7b70e3"]
 COLORS += ["#692e92", "#ad882b", "#b03180", "#b08cd8", "#dfc73f"]
 LINES = ["#2f7fc1", "#d2603a", "#3f9468", "#9567c4"]  # curves and bars, on light and dark pages
-TIGHT = {"bbox_inches": "tight", "pad_inches": 0.02}
 INK, GREY = "#222222", "#767676"  # text and axes; what stays legible on light and on dark pages
 plt.rcParams.update({"figure.figsize": (6.4, 4), "figure.dpi": 144, "savefig.dpi": 144})
 plt.rcParams.update({"font.size": 12, "figure.constrained_layout.use": True})
@@ -49,10 +48,11 @@ def show(fig, name, alt):
             text.set_color(GREY)
     else:
         file = io.StringIO()
-        fig.savefig(file, format="svg", metadata={"Date": None}, **TIGHT)
+        margin = {"bbox_inches": "tight", "pad_inches": 0.12}  # the page's letters may be wider
+        fig.savefig(file, format="svg", metadata={"Date": None}, **margin)
         about["svg"] = file.getvalue()
     file = io.BytesIO()
-    fig.savefig(file, format="png", transparent=pictures, **TIGHT)
+    fig.savefig(file, format="png", transparent=pictures, bbox_inches="tight", pad_inches=0.02)
     about["image/png"] = {"width": round(Image.open(file).width * 96 / fig.dpi)}  # as on the page
     display({"image/png": file.getvalue()}, raw=True, metadata=about)
     plt.close(fig)
@@ -98,10 +98,9 @@ def show_grid(images, columns=8, titles=None, rows=()):
     room = 9 if titles is not None else 0  # for a line of text
     picture = tile(F.pad(images, (0, 0, room, 0), value=torch.nan), columns)
     height = images.shape[2] + room + 2
-    width = min(6.4, 1.1 * columns)  # of few images none is drawn large
-    fig, ax = plt.subplots(
-        figsize=(width + 1.2 * bool(rows), width * len(picture) / picture.shape[1] + 0.1)
-    )
+    names = 1.2 if rows else 0  # inches; with them a figure is as wide as the others
+    width = min(6.4 - names, 1.1 * columns)  # of few images none is drawn large
+    fig, ax = plt.subplots(figsize=(width + names, width * len(picture) / picture.shape[1] + 0.1))
     ax.imshow(picture, cmap="gray", vmin=0, vmax=1)
     for i, title in enumerate(titles or []):
         x, y = i % columns * 30 + 15, i // columns * height + 9

@@ -36,9 +36,10 @@ def find_folder(name):
     A relative name starts from the current directory, or from the folder of this file: notebooks
     and shell find the same one.
     """
-    for start in (Path.cwd(), Path(__file__).resolve().parent):
-        if (folder := start / Path(name).expanduser()).is_dir():
-            return str(folder.resolve())
+    for start in (os.getcwd(), os.path.dirname(os.path.abspath(__file__))):
+        folder = os.path.join(start, os.path.expanduser(name))
+        if os.path.isdir(folder):  # False also for what nobody may look at, or no name can be
+            return os.path.realpath(folder)
     return None
 
 

@@ -48,16 +48,16 @@ from torch import nn
 from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
-from vae_data import CLASS_NAMES, find_dataset, get_files
+from vae_data import CLASS_NAMES, find_dataset, identity, read_arrays
 from vae_diagnose import verdict
 from vae_figures import draw_run
-from vae_folder import folder_name, read_folder, split_test
+from vae_folder import folder_name
 from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
 
 # ------------------------------------------------------------------------------ configuration
 
 ROOT = Path(__file__).resolve().parent
-FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # tiny data, two epochs: for tests
+FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # few images, epochs, codes: for tests
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.deterministic = True  # same numbers each time on a GPU too
 try:
@@ -152,7 +152,7 @@ PRESETS = (
     ),
     Config(
         "best-40d", architecture="residual", hidden=(512, 512, 512), latent_dim=40, binarize=True,
-        activation="silu", epochs=22, batch_size=256, lr=3e-3,
+        activation="silu", epochs=18, batch_size=256, lr=3e-3,
     ),
 )  # fmt: skip
 PRESETS = {config.name: config for config in PRESETS}
@@ -170,18 +170,9 @@ def outputs_dir(dataset=DATASET):
 
 def read_files(name, data_dir=None):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
-    if (name := find_dataset(name)) not in CLASS_NAMES:
-        own = read_folder(name)
-        for rows, few in zip(split_test(own.labels), (1500, 500)):
-            rows = rows[: few if FAST else None]
-            yield torch.from_numpy(own.images[rows]), torch.from_numpy(own.labels[rows])
-        return
-    raw = get_files(name, data_dir)
-    for prefix, few in (("train", 1500), ("t10k", 500)):
-        images = np.fromfile(raw / f"{prefix}-images-idx3-ubyte", np.uint8, offset=16)
-        labels = np.fromfile(raw / f"{prefix}-labels-idx1-ubyte", np.uint8, offset=8)
-        images = torch.from_numpy(images.reshape(-1, 1, 28, 28)[: few if FAST else None])
-        yield images, torch.from_numpy(labels[: few if FAST else None]).long()
+    for (images, labels), few in zip(read_arrays(find_dataset(name), data_dir), (1500, 500)):
+        rows = slice(few if FAST else None)
+        yield torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
 
 
 def load_dataset(name=DATASET, data_dir=None):
@@ -504,7 +495,9 @@ def augment(x, config):
     if config.shift:  # one random move for the whole batch: a window into the padded images
         top, left = torch.randint(2 * config.shift + 1, (2,)).tolist()
         x = F.pad(x, [config.shift] * 4)[..., top : top + 28, left : left + 28]
-    return torch.bernoulli(x) if config.binarize else x
+    if config.binarize:
+        x = (torch.rand_like(x) < x).float()  # as torch.bernoulli, four times as fast
+    return x
 
 
 CLIP = 300.0  # a few times the usual length of a gradient: one odd image cannot throw a model off
@@ -515,7 +508,7 @@ def train_one_epoch(model, batches, optimizer, config, epoch=1, bar=None):
 
     ``epoch`` counts from 1 and decides learning rate and beta; ``bar`` is a tqdm bar. Returns
     train_loss, train_recon and train_kl (nats, means over images), beta and lr. Raises
-    FloatingPointError, with epoch, step and learning rate, for a loss that is NaN or infinite.
+    FloatingPointError, with epoch and learning rate, for a loss that is NaN or infinite.
     """
     beta = config.beta * min(1.0, epoch / max(1, config.warmup_epochs))
     sums, images = [], 0
@@ -611,12 +604,12 @@ def fit(config, model=None, out_dir=None, figures=True):
     """
     if not isinstance(config, Config):
         raise ValueError(f"fit wants a Config, such as PRESETS['best-2d'], not {config!r}.")
+    if model is not None and not (isinstance(model, nn.Module) and hasattr(model, "encode")):
+        raise ValueError("your model must be a torch module, made, with encode and decode.")
     own = fingerprint(model) if model is not None else ""
     out_dir = Path(out_dir or outputs_dir(config.dataset) / f"{config.name}-{own}".rstrip("-"))
     epochs = min(config.epochs, 2) if FAST else config.epochs
-    data = {"fast": FAST, "network": own}
-    if config.dataset not in CLASS_NAMES:  # a folder's images may change, and with them the run
-        data["pictures"] = read_folder(config.dataset).digest
+    data = {"fast": FAST, "network": own} | identity(config.dataset)
     folder = RunFolder(out_dir, vars(config), data)
     torch.manual_seed(config.seed)
     given, model = model, build_model(config) if model is None else model.to(DEVICE)
@@ -629,6 +622,8 @@ def fit(config, model=None, out_dir=None, figures=True):
             folder.data["images"] = len(train.images)
             if given is None and not history:
                 start_from_mean(model, train.images.mean(0))
+            elif not history:  # if its shapes do not fit, that is said here, not by the pictures
+                loss_per_image(model, [(val.images[:2], None)], config)
             with hold(out_dir):
                 state = folder.newest(model, optimizer)  # once more: now nobody else writes here
                 history = folder.go_on(state, model, optimizer)
@@ -705,6 +700,7 @@ def iwae_bound(model, x, k=50, kind="bce", log_prior=log_normal):
     """
     if k < 1:
         raise ValueError(f"k={k} codes an image: it must be 1 or more.")
+    k = min(k, 50) if FAST else k
     bounds = []
     for few in x.split(max(1, AT_ONCE // k)):
         counts = [AT_ONCE] * (k // AT_ONCE) + [k % AT_ONCE] * (k % AT_ONCE > 0)
@@ -803,13 +799,7 @@ def main(argv=None):
             about |= {"type": type(field.default), "choices": field.metadata["choices"]}
         parser.add_argument("--" + field.name.replace("_", "-"), **about)
     given = vars(parser.parse_args(argv))
-    try:
-        if "diagnose" in given:
-            print(verdict(given["diagnose"]))
-            return 0
-    except (ValueError, OSError) as error:
-        parser.exit(1, f"error: {error}\n")
-    preset, out = given.pop("preset", None), given.pop("out", None)
+    preset, out, suspect = (given.pop(name, None) for name in ("preset", "out", "diagnose"))
     if "invert" in given:
         os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
     if preset and given and "name" not in given and not out:
@@ -821,6 +811,9 @@ def main(argv=None):
     except ValueError as error:
         parser.error(error)
     try:
+        if suspect is not None:
+            print(verdict(suspect))
+            return 0
         run = fit(config, out_dir=out)
     except (ValueError, OSError, FloatingPointError) as error:
         parser.exit(1, f"error: {error}\n")

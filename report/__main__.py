@@ -23,14 +23,11 @@ try:
     import vae_utils
     from report import execute, export, marks, pages
     from report.execute import ReportError, write
-    from vae_data import CLASS_NAMES
-    from vae_folder import read_folder
+    from vae_data import identity
 except (ImportError, ValueError) as error:
     sys.exit(f"report: {error}")
 except KeyboardInterrupt:
     sys.exit("report: stopped")
-
-TEXTS = {"index": -1, "references": 1}  # text alone: on every report, at its two ends
 
 
 def parse(argv, notebooks: list[Path]):
@@ -40,7 +37,8 @@ def parse(argv, notebooks: list[Path]):
     parser.add_argument("names", nargs="*", help="names or numbers (default: 01 to 05)")
     parser.add_argument("--all", action="store_true", help="every notebook")
     parser.add_argument("--force", action="store_true", help="run also what has not changed")
-    args, chosen, names = parser.parse_args(argv), set(TEXTS), [p.stem for p in notebooks]
+    args, names = parser.parse_args(argv), [path.stem for path in notebooks]
+    chosen = {name for name in names if execute.place(name)}
     for given in args.names:
         stem = Path(given).stem
         hits = [name for name in names if name == stem or name.startswith(f"{stem}_")]
@@ -84,7 +82,7 @@ def build(executed: dict, names: list[str], new: Path, root: Path, full: bool) -
         new / "results.json",
         json.dumps(results, indent=1, ensure_ascii=False, sort_keys=True) + "\n",
     )
-    pages.finish(new, names, results)
+    pages.finish(new, results)
     return rewritten
 
 
@@ -112,8 +110,7 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
     full, names = target == root / "docs", [path.stem for path in notebooks]
     execute.read_json(target / "results.json")  # damaged: said before the work, not after
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}
-    if vae_utils.DATASET not in CLASS_NAMES:  # a folder, in which images come and go
-        settings["pictures"] = read_folder(vae_utils.DATASET).digest
+    settings |= identity(vae_utils.DATASET)
     executed = execute.run(chosen, args.force, vae_utils.outputs_dir(), root, settings)
     broken = [claim for path in chosen for claim in execute.broken(path, executed[path])]
     if broken and full:
@@ -136,7 +133,7 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
 
 def main(argv=None, root: Path = vae_utils.ROOT) -> int:
     notebooks = (root / "notebooks").glob("[!.]*.ipynb")
-    notebooks = sorted(notebooks, key=lambda path: (TEXTS.get(path.stem, 0), path.stem))
+    notebooks = sorted(notebooks, key=lambda path: (execute.place(path.stem), path.stem))
     args, chosen = parse(argv, notebooks)
     target = root / "docs"  # of a full run on MNIST alone; git ignores build/
     if vae_utils.FAST or vae_utils.DATASET != "mnist":

@@ -61,15 +61,14 @@ def address_pages(folder: Path, address: str):
     from report import execute, pages
 
     results = execute.read_json(folder / "results.json")
-    names = [*dict.fromkeys(["index", *sorted(p.stem for p in folder.glob("*.md"))])]
-    for name in set(names) & set(results):  # chapters: they run
-        path = folder / f"{name}.md"
+    for path in folder.glob("*.md"):
+        if path.stem not in results:  # text alone: there is nothing to run
+            continue
         text = LINKS.sub("", path.read_text(encoding="utf-8"))
-        links = as_links(badges(address, name))
+        links = as_links(badges(address, path.stem))
         text = re.sub("^# .+$", lambda title, new=links: title[0] + new, text, count=1, flags=re.M)
         path.write_text(text, encoding="utf-8", newline="\n")
-    names.sort(key=lambda name: (name == "references", name != "index", name))
-    pages.finish(folder, names, results)
+    pages.finish(folder, results)
 
 
 def main(argv=None, root: Path = ROOT) -> int:

@@ -5,7 +5,6 @@ import json
 import os
 import platform
 import re
-import shutil
 import sys
 import tempfile
 import time
@@ -15,7 +14,7 @@ from pathlib import Path
 
 import nbformat
 from jupyter_client import AsyncKernelManager
-from jupyter_client.kernelspec import KernelSpec, KernelSpecManager
+from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.filters import strip_ansi
@@ -29,6 +28,11 @@ LAYOUT = "{desc} {bar} {n_fmt}/{total_fmt} cells {elapsed}<{remaining}{postfix}"
 
 class ReportError(Exception):
     """Something the reader of the message can put right; printed without a traceback."""
+
+
+def place(name: str) -> int:
+    """The two that are text alone, and part of every report, stand at its two ends."""
+    return {"index": -1, "references": 1}.get(name, 0)
 
 
 def read(path: Path):
@@ -105,14 +109,6 @@ def environment() -> dict:
     }
 
 
-class ThisPython(KernelSpecManager):
-    """The kernel is the interpreter that runs this tool, whatever kernels are installed."""
-
-    def get_kernel_spec(self, kernel_name):
-        command = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]
-        return KernelSpec(argv=command, display_name="Python 3", language="python")
-
-
 class Client(NotebookClient):
     """nbclient, telling a progress bar what a cell prints."""
 
@@ -127,27 +123,20 @@ class Client(NotebookClient):
 
 
 @contextmanager
-def kernel_manager(outputs: Path):
+def kernel_manager():
     """A kernel spoken to through Unix sockets: no network at all, not even the loopback.
 
-    Sockets want short paths (some 100 bytes); where no short folder can be written, TCP it is.
-    The folder is named after the outputs, so that a report finds what a killed one has left.
+    It is the interpreter that runs this tool, whatever kernels are installed.
     """
-    name = f"vae-report-{digest(str(outputs.resolve()))[:12]}"
-    manager, folder = AsyncKernelManager(kernel_spec_manager=ThisPython()), None
-    for base in [tempfile.gettempdir(), "/tmp"] if sys.platform != "win32" else []:
-        if len(os.path.join(base, name, "kernel-ipc-5")) < 100 and os.access(base, os.W_OK):
-            folder = Path(base, name)
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o700)
-            manager.transport, manager.ip = "ipc", str(folder / "kernel")
-            manager.connection_file = str(folder / "connection.json")
-            break
-    try:
+    manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
+    short = "/tmp" if os.access("/tmp", os.W_OK) else None  # sockets want paths below 100 bytes
+    with tempfile.TemporaryDirectory(
+        prefix="vae-", dir=short, ignore_cleanup_errors=True
+    ) as folder:
+        if sys.platform != "win32":
+            manager.transport, manager.ip = "ipc", f"{folder}/kernel"
+            manager.connection_file = f"{folder}/connection.json"
         yield manager
-    finally:
-        if folder:
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: dict) -> dict:
@@ -197,7 +186,7 @@ def execute(path: Path, notebook, kept: Path, bar):
     try:
         if not any(cell.cell_type == "code" for cell in notebook.cells):
             return
-        with kernel_manager(kept.parent) as manager:
+        with kernel_manager() as manager:
             client = Client(notebook, km=manager, timeout=None, resources=place)
             client.bar, client.extra_arguments = bar, ["--log-level=ERROR"]
             client.reset_execution_trackers()

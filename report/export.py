@@ -74,15 +74,8 @@ def prepare(notebook, name: str, folder: Path):
         if cell.cell_type != "code":
             continue
         cell.metadata["fold"] = fold(cell)
-        cell.outputs = [
-            output
-            for output in cell.outputs
-            if output.get("name") != "stderr"
-            and "application/vnd.jupyter.widget-view+json" not in output.get("data", {})
-        ]
+        cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
         for output in cell.outputs:
-            if output.output_type == "error":
-                raise ReportError(f"{name}, cell {number}: an output is an error ({output.ename})")
             if output.output_type == "stream":
                 continue
             data, about = output.data, output.metadata

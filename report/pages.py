@@ -19,7 +19,7 @@ from pygments import highlight
 from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
-from report.execute import ReportError, write
+from report.execute import ReportError, place, write
 from report.export import HERE, slug
 
 NAVIGATION = re.compile(r"<!-- nav -->.*?<!-- /nav -->\n*", re.S)
@@ -30,13 +30,10 @@ MARKS = ("✓ ", "✗ ", "– ", "○ ")
 TEX = LatexToMathML(fancy_error=False)
 
 
-def finish(folder: Path, names: list[str], results: dict):
+def finish(folder: Path, results: dict):
     """Make navigation and HTML of every page anew, the search index, and copy the static files."""
-    texts = {
-        name: NAVIGATION.sub("", (folder / f"{name}.md").read_text(encoding="utf-8"))
-        for name in names
-        if (folder / f"{name}.md").exists()
-    }
+    paths = sorted(folder.glob("*.md"), key=lambda path: (place(path.stem), path.stem))
+    texts = {path.stem: NAVIGATION.sub("", path.read_text(encoding="utf-8")) for path in paths}
     titles = {name: re.search(r"^# (.+)$|\Z", text, re.M)[1] for name, text in texts.items()}
     pages = [(n, "Overview" if n == "index" else t or n) for n, t in titles.items()]
     works = re.findall(r'<a id="([\w-]+)"></a>(.+)', texts.get("references", ""))
@@ -240,9 +237,7 @@ def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
     """A plot of matplotlib as part of the page, in its ink, paper and face; and its width."""
     svg = path.read_text(encoding="utf-8")
     box = re.search(r'viewBox="([\d. ]+)"', svg)[1]
-    x, y, wide, high = map(float, box.split())
-    box = f"{x - 6:g} {y - 6:g} {wide + 12:g} {high + 12:g}"  # the page's letters may be wider
-    width = round((wide + 12) * 4 / 3)
+    width = round(float(box.split()[2]) * 4 / 3)  # points are 4/3 pixels
     body = svg[svg.index(">", svg.index("<svg")) + 1 : svg.rindex("</svg>")]
     body = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", body, flags=re.S)
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)

@@ -12,9 +12,17 @@ from bs4 import BeautifulSoup
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome", "msedge")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer")
+FLAGS += ("--generate-pdf-document-outline",)  # bookmarks
 
 
-def book(docs: Path) -> str:
+def page_numbers(pdf: bytes) -> dict[str, int]:
+    """{id: page} of all places that links lead to, in a file as Chromium writes it."""
+    pages = re.findall(rb"^(\d+) 0 obj\n<</Type /Page\n", pdf, re.M)
+    places = re.findall(rb"^(?:<<)?/(\S+) \[(\d+) 0 R /XYZ", pdf, re.M)
+    return {name.decode(): pages.index(page) + 1 for name, page in places}
+
+
+def book(docs: Path, numbers: dict[str, int]) -> str:
     """One page that holds the articles of all, with links that stay inside it."""
     page = BeautifulSoup((docs / "index.html").read_text(encoding="utf-8"), "html.parser")
     names = {a["href"].removesuffix(".html"): a.get_text() for a in page.select(".pages a")}
@@ -30,8 +38,8 @@ def book(docs: Path) -> str:
             r'<a [^>]*href="(?:lab|explorer)\.html[^"]*"[^>]*>(.*?)</a>', r"\1", article, flags=re.S
         )
         article = article.replace("<details", "<details open").replace('loading="lazy"', "")
-        articles.append(f'<article id="{name}">{article}</article>')
-        contents.append(f'<li><a href="#{name}">{title}</a></li>')
+        articles.append(f'<article id="{name}" class="{name}">{article}</article>')
+        contents.append(f'<li><a href="#{name}">{title}</a> {numbers.get(name, "")}</li>')
     head = str(page.head).replace('href="', f'href="{docs.as_uri()}/', 2)
     first, *rest = articles
     contents = f'<nav class="contents"><h2>Contents</h2><ol>{"".join(contents)}</ol></nav>'
@@ -46,11 +54,14 @@ def main(docs: Path = ROOT / "docs", target: Path = ROOT / "build" / "report.pdf
         return 1
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "book.html")
-        html = book(docs).replace('src="', f'src="{docs.as_uri()}/')
-        path.write_text(html, encoding="utf-8")
+        path, numbers = Path(folder, "book.html"), {}
         command = [browser, *FLAGS, f"--user-data-dir={folder}", f"--print-to-pdf={target}"]
-        done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True)
+        for _ in range(2):  # once to find the pages, once with their numbers in the contents
+            html = book(docs, numbers).replace('src="', f'src="{docs.as_uri()}/')
+            path.write_text(html, encoding="utf-8")
+            done = subprocess.run([*command, path.as_uri()], capture_output=True, text=True)
+            if done.returncode == 0:
+                numbers = page_numbers(target.read_bytes())
     print(f"{target} written" if done.returncode == 0 else done.stderr[-500:])
     return done.returncode
 

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 import vae_utils as vae
+from vae_samples import clearly_below, learn, mean_sd
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "notebooks" / "11_applications.ipynb"
@@ -41,9 +42,8 @@ def test_the_label_changes_the_picture_and_the_code_too():
 
 def test_the_flow_learns_a_known_gaussian():
     space = defined(
-        "import time",
         "class Velocity",
-        "ANY =",
+        "def flow_loss",
         "@torch.no_grad()\ndef follow",
         config=vae.Config(),
     )
@@ -52,7 +52,7 @@ def test_the_flow_learns_a_known_gaussian():
     y = (places[:, 0] > 2).long()
     flow = space["Velocity"](2, width=32, labels=10)
     batches = vae.Batches(places, y, 200, shuffle=True)
-    space["learn"](flow, lambda z, y: space["flow_loss"](flow, z, y), batches, 30, lr=1e-2)
+    learn(flow, lambda z, y: space["flow_loss"](flow, z, y), batches, 30, lr=1e-2)
     end = space["follow"](flow, torch.randn(2000, 2), steps=10)
     assert (end.mean(0) - torch.tensor([2.0, -1.0])).abs().max() < 0.1
     assert (end.std(0) - 0.3).abs().max() < 0.1
@@ -63,7 +63,7 @@ def test_the_flow_learns_a_known_gaussian():
 
 
 def test_the_energy_ignores_what_is_missing():
-    space = defined("def energy", "def optimise")
+    space = defined("def white", "def energy", "def optimise")
     torch.manual_seed(0)
     model = vae.VAE(vae.Config(hidden=(16,), latent_dim=3)).requires_grad_(False)
     space["model"] = model  # the cells know it by this name
@@ -80,8 +80,17 @@ def test_the_energy_ignores_what_is_missing():
     assert (space["energy"](best, y, r) < same).all()
 
 
+def test_langevin_samples_a_known_gaussian():
+    space = defined("def sample")
+    space["energy"] = lambda z, x, r: ((z - 2) ** 2).sum(1) / (2 * 0.5**2)  # of N(2, 0.5²)
+    torch.manual_seed(0)
+    z = space["sample"](torch.zeros(4000, 2), None, None, steps=200, size=0.01)
+    assert (z.mean(0) - 2).abs().max() < 0.05
+    assert (z.std(0) - 0.5).abs().max() < 0.05
+
+
 def test_prices_add_up_and_the_bound_is_below():
-    space = defined("def misfit", "@torch.no_grad()\ndef prices", np=np)
+    space = defined("from vae_likelihood", "@torch.no_grad()\ndef prices", np=np)
     torch.manual_seed(0)
     model = vae.VAE(vae.Config(hidden=(16,), latent_dim=3))
     model.log_sigma = nn.Parameter(torch.tensor(-1.0))
@@ -94,6 +103,13 @@ def test_prices_add_up_and_the_bound_is_below():
     density = torch.distributions.Normal(torch.sigmoid(logits), sigma).log_prob(x)
     right = -density.flatten(1).sum(1)
     assert torch.allclose(space["misfit"](model, logits, x, "gauss"), right, rtol=1e-4)
+
+
+def test_the_rule_of_the_course():
+    a, b = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]  # deviations of 1, a gap of 3
+    assert clearly_below(a, b) and not clearly_below(b, a)
+    assert not clearly_below(a, [2.0, 4.0, 6.0])  # a gap of 2, and the larger deviation is 2
+    assert (mean_sd(a, 1), mean_sd([1.25])) == ("2.0 ± 1.0", "1.25")
 
 
 def test_results_have_the_areas():

@@ -42,12 +42,17 @@ def test_the_ordinary_way_stops_at_the_goal_or_after_the_longest_run(monkeypatch
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import speedrun
 
-    bounds = iter((95.0, 91.0, 89.5, 1.0))
+    bounds = iter((95.0, 91.0, 89.5, 86.5, 1.0))
     monkeypatch.setattr(speedrun, "measure", lambda *_: {"bound_k500": next(bounds)})
     monkeypatch.setattr(speedrun, "LOOK", 1)
     few = speedrun.USUAL.replace(hidden=(8,), latent_dim=2)
     monkeypatch.setattr(vae_utils, "iwae_bound", lambda *_: torch.zeros(1))  # near, at each look
-    assert speedrun.ordinary(few, 90.0)[1:] == (89.5, 3)
+    found = speedrun.ordinary(few, [90.0, 87.0])
+    assert [(took["bound_k500"], took["epochs"]) for took in found.values()] == [
+        (89.5, 3),
+        (86.5, 4),
+    ]
+    assert found[90.0]["seconds"] < found[87.0]["seconds"]
     monkeypatch.setattr(speedrun, "LONGEST", 2)
     bounds = iter((95.0, 91.0))
-    assert speedrun.ordinary(few, 90.0)[1:] == (91.0, 2)
+    assert speedrun.ordinary(few, [90.0])[90.0]["bound_k500"] == 91.0  # not reached

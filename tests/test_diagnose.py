@@ -5,6 +5,7 @@ faulty_runs.py made faulty_runs.json.
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -86,10 +87,74 @@ def test_other_losses_have_another_scale():
     assert diagnose({"loss": 30.4, "recon": 18.1, "kl": 12.3}, recon_loss="mse") == []
 
 
-def test_numbers_without_a_loss_are_refused():
-    for history in ([], {}, {"kl": 3.0}):
-        with pytest.raises(ValueError, match="no loss"):
-            diagnose(history)
+@pytest.mark.parametrize(
+    "history, words",
+    [
+        ([], "no loss"),
+        ({}, "no loss"),
+        ({"kl": 3.0}, "no loss"),
+        ({"loss": None}, "no loss"),
+        ([{"loss": 150.0}, {"kl": 3.0}], "not in every row"),
+        ({"loss": "150,3"}, "loss is no number: '150,3'"),
+        ({"loss": [1.0]}, "loss is no number"),
+        ({"loss": 150.0, "sigma": -1.0}, "sigma is negative"),
+        ([[150.0, 140.0]], "rows as dicts"),
+        (None, "rows as dicts"),
+    ],
+)
+def test_nonsense_is_refused_in_one_line(history, words):
+    with pytest.raises(ValueError, match=re.escape(words)) as caught:
+        diagnose(history)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "table, config, words",
+    [
+        (b"", "{}", "no loss"),
+        (b"a,b\n1,2\n", "{}", "no loss"),
+        (b"loss;kl\n150;3\n", "{}", "no loss"),
+        (b"loss,kl\n,3\n", "{}", "no loss"),
+        (b"loss,kl\nhigh,3\n", "{}", "loss is no number: 'high'"),
+        (b"\x89PNG\r\n\x1a\n\x00\xff", "{}", "no table"),
+        (b"loss,kl\n150,3\n", "{oops", "config.json is damaged"),
+        (b"loss,kl\n150,3\n", "[1]", "config.json is damaged"),
+        (b"loss,kl\n150,3\n", '{"batch_size": "many"}', "batch_size is no number"),
+    ],
+)
+def test_files_of_nonsense_are_refused_in_one_line(tmp_path, capsys, table, config, words):
+    (tmp_path / "history.csv").write_bytes(table)
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(SystemExit) as caught:
+        vae_utils.main(["--diagnose", str(tmp_path)])
+    said = capsys.readouterr().err
+    assert caught.value.code == 1 and words in said and said.count("\n") == 1
+
+
+def test_tables_as_spreadsheets_save_them(tmp_path):
+    table = tmp_path / "history.csv"
+    table.write_bytes(b"\xef\xbb\xbfloss, recon, kl\r\n150, 145, -5\r\n")
+    assert verdict(table).startswith("KL with a wrong sign: ")
+    table.write_text("loss,recon,kl\n150,140\n")  # the KL was not logged
+    assert verdict(table) == "nothing wrong"
+
+
+def test_silent_on_healthy_images_of_any_brightness(tmp_path):
+    """Rules that rest on the cost of the mean image say nothing where that is not known."""
+    (tmp_path / "config.json").write_text('{"dataset": "photos", "latent_dim": 8}')
+    for recon in (9.0, 80.0, 500.0):
+        table = f"train_loss,train_recon,train_kl\n{recon + 9},{recon},9\n{recon + 1},{recon},1\n"
+        (tmp_path / "history.csv").write_text(table)
+        assert verdict(tmp_path) == "nothing wrong"
+    (tmp_path / "history.csv").write_text("train_loss,train_recon,train_kl\n500,500,9\n")
+    assert verdict(tmp_path).startswith("no KL in the loss: ")
+
+
+def test_a_loss_may_rise_while_beta_does():
+    rows = [{"loss": 100.0, "recon": 80.0, "kl": 40.0, "beta": 0.5}]
+    rows += [{"loss": 160.0, "recon": 100.0, "kl": 15.0, "beta": 4.0}]
+    assert diagnose(rows) == []
+    assert first([rows[1], rows[1] | {"loss": 900.0, "kl": 200.0}]) == "learning rate too high"
 
 
 def test_a_run_from_the_shell(tiny_data, tiny_config, tmp_path, capsys):
@@ -102,6 +167,9 @@ def test_a_run_from_the_shell(tiny_data, tiny_config, tmp_path, capsys):
     assert vae_utils.main(["--diagnose", str(table)]) == 0
     assert capsys.readouterr().out.startswith("learning rate too high: ")
     table.write_text("epoch,train_loss,train_recon,train_kl\n1,104.9,81.0,23.9\n")
+    assert vae_utils.main(["--diagnose", str(table)]) == 0
+    assert capsys.readouterr().out == "nothing wrong\n"
+    table.write_text("epoch,train_loss,train_recon,train_kl\n1,104.9\n")  # cut short
     assert vae_utils.main(["--diagnose", str(table)]) == 0
     assert capsys.readouterr().out == "nothing wrong\n"
     with pytest.raises(SystemExit) as caught:

@@ -11,7 +11,7 @@ from torch import nn
 
 import vae_likelihood
 import vae_utils
-from vae_likelihood import Coupling, Flow, objective, train
+from vae_likelihood import Coupling, Flow, Mixture, objective, train
 from vae_utils import binary, iwae_bound, log_normal, log_weights
 
 
@@ -116,7 +116,24 @@ def test_binary_is_the_same_draw_everywhere():
     assert np.packbits(bits)[:6].tolist() == [31, 128, 9, 145, 175, 248]
 
 
-# ---------------------------------------------------------------- the flow
+# ---------------------------------------------------------------- learned priors
+
+
+def test_a_mixture_is_a_mixture():
+    torch.manual_seed(0)
+    prior, z = Mixture(3, n=5), torch.randn(7, 3)
+    nn.init.normal_(prior.logvar)
+    nn.init.normal_(prior.share)
+    normals = torch.distributions.Normal(prior.mean, torch.exp(0.5 * prior.logvar))
+    known = torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=prior.share),
+        torch.distributions.Independent(normals, 1),
+    )
+    assert torch.allclose(prior(z), known.log_prob(z), atol=1e-4)
+    with torch.autocast("cpu", torch.bfloat16):  # as in training: no digit may be lost
+        assert torch.allclose(prior(z), known.log_prob(z), atol=1e-4)
+    nn.init.constant_(prior.logvar, -50.0)
+    assert torch.isfinite(prior(z)).all()
 
 
 @pytest.mark.parametrize("dimensions", [2, 5])
@@ -194,6 +211,11 @@ def test_the_second_phase_trains_on_the_tighter_bound(tiny_data, tiny_config, mo
     monkeypatch.setattr(vae_likelihood, "objective", spy)
     train(tiny_config(epochs=1, binarize=True), finish=1)
     assert calls == [(50, 1, False)] * 6 + [(25, 5, True)] * 12  # all 300 images, twice
+
+
+def test_a_rate_that_explodes_is_an_error(tiny_data, tiny_config):
+    with pytest.raises(FloatingPointError, match="smaller lr"):
+        train(tiny_config(epochs=3, binarize=True, lr=10.0, schedule="constant", hidden=(64,) * 8))
 
 
 # ---------------------------------------------------------------- the kept rows

@@ -166,6 +166,11 @@ def test_what_cannot_be_read_is_named_and_left_out(pictures, capsys):
     assert all(name in first for name in ("cut.png", "empty.jpg", "text.png", ", …)"))
 
 
+def test_a_name_that_no_folder_can_have_is_no_crash():
+    for name in ("x" * 5000 + "/", "~nobody-here/pictures", "a\0b/"):
+        assert find_dataset(name) == name
+
+
 @pytest.mark.parametrize("count", [None, 0, 9])
 def test_no_folder_or_hardly_an_image_says_what_to_do(tmp_path, count):
     if count is not None:

@@ -360,7 +360,7 @@ def test_unfit_for_print_is_an_error(course, capsys, cells, message):
 
 def test_a_long_temporary_folder_is_no_matter(tmp_path, monkeypatch):
     monkeypatch.setattr(execute.tempfile, "gettempdir", lambda: str(tmp_path / ("long" * 30)))
-    with execute.kernel_manager(tmp_path) as manager:
+    with execute.kernel_manager() as manager:
         assert manager.transport == ("tcp" if os.name == "nt" else "ipc")
         folder = Path(manager.ip).parent
         assert len(manager.ip) < 95

@@ -389,11 +389,11 @@ def test_run_ended_at_each_of_its_writes(
         assert_same(contents(folder), contents(tmp_path / "unbroken"), folder.name)
 
 
-def train(config, folder, data, digests):
+def train(config, folder, figures, data, digests):
     """What the processes of the next tests do."""
     os.environ["VAE_DATA_DIR"] = str(data)
     vae_data.MD5["mnist"] = digests
-    fit(config, out_dir=folder)
+    fit(config, out_dir=folder, figures=figures)
 
 
 @pytest.fixture
@@ -405,8 +405,8 @@ def start(tiny_data):
         context.set_forkserver_preload(["vae_utils"])
     processes = []
 
-    def begin(config, folder):
-        arguments = (config, folder, tiny_data, vae_data.MD5["mnist"])
+    def begin(config, folder, figures=True):
+        arguments = (config, folder, figures, tiny_data, vae_data.MD5["mnist"])
         process = context.Process(target=train, args=arguments)
         process.start()
         processes.append(process)
@@ -419,10 +419,11 @@ def start(tiny_data):
 
 
 def test_run_killed_at_ten_random_moments(start, tiny_config, tmp_path):
-    config = tiny_config(epochs=60, **RANDOM)
+    """Without pictures, which take most of a tiny run: the kills hit its steps and its writes."""
+    config = tiny_config(epochs=30, **RANDOM)
     unbroken, broken = tmp_path / "unbroken", tmp_path / "broken"
     began = time.monotonic()
-    process = start(config, unbroken)
+    process = start(config, unbroken, figures=False)
     process.join()
     whole = time.monotonic() - began  # with the seconds before the first step
     assert process.exitcode == 0
@@ -430,8 +431,8 @@ def test_run_killed_at_ten_random_moments(start, tiny_config, tmp_path):
 
     moments, reached = [], []
     while len(moments) < 10 or max(reached) < 1:
-        moment = random.uniform(0, 0.7 * whole)
-        process = start(config, broken)
+        moment = random.uniform(0, 0.5 * whole)
+        process = start(config, broken, figures=False)
         process.join(moment)
         if process.exitcode is None:
             process.kill()
@@ -446,7 +447,7 @@ def test_run_killed_at_ten_random_moments(start, tiny_config, tmp_path):
             assert_same(contents(broken), expected, str(moments))
             shutil.rmtree(broken)
     print(f"killed after {moments} s, with {reached} epochs on disk")
-    process = start(config, broken)
+    process = start(config, broken, figures=False)
     process.join()
     assert process.exitcode == 0
     assert_same(contents(broken), expected, str(moments))
@@ -771,6 +772,22 @@ def test_your_own_network_trains_stops_and_goes_on(tiny_data, tiny_config, monke
     assert_same(loaded.model.state_dict(), whole.model.state_dict())
     with pytest.raises(ValueError, match="another network"):
         load_run(whole.out_dir)
+
+
+class Square(Own):
+    """Without the channel that images have."""
+
+    def decode(self, z):
+        return self.up(z).view(-1, 28, 28)
+
+
+def test_a_network_that_does_not_fit_is_refused_in_one_line(tiny_data, tiny_config, tmp_path):
+    for wrong in (Own, 3, torch.nn.Linear(784, 784)):
+        with pytest.raises(ValueError, match="a torch module, made, with encode"):
+            fit(tiny_config(), wrong)
+    with pytest.raises(ValueError, match=r"logits \(2, 28, 28\) and images \(2, 1, 28, 28\)"):
+        fit(tiny_config(), Square(), out_dir=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_an_edited_network_is_another_run(tiny_data, tiny_config, no_figures):
