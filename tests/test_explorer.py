@@ -408,6 +408,10 @@ def test_drawing_is_centred_and_encoded(open_page, built):
     assert ((seen > 0.1) & (seen < 0.9)).sum() > 10  # grey at the edges
     x = torch.tensor(seen, dtype=torch.float32)[None, None]
     assert first == pytest.approx(built.runs[0].model.encode(x)[0][0].tolist(), abs=0.1)
+    with page.expect_download() as saved:  # for 11_applications
+        page.click("#save")
+    file = np.array(Image.open(saved.value.path()).convert("L")) / 255
+    assert saved.value.suggested_filename == "drawing.png" and np.array_equal(file, seen)
     stroke(page, [(0.1, 0.8), (0.8, 0.9)])
     assert look(page, "state.code.mu") != first and page.inner_text("#image-name") == "your drawing"
 
@@ -465,7 +469,8 @@ def test_keyboard_alone(open_page, built):
         page.keyboard.press("Tab")
         reached.add(page.evaluate("document.activeElement.id || document.activeElement.innerText"))
     wanted = (
-        "pad die example clear file cursor zoom-in zoom-image through from-image play set-a step"
+        "pad die example clear save file cursor "
+        "zoom-in zoom-image through from-image play set-a step"
     )
     assert set(wanted.split()) | {"0", "9"} <= reached
     page.focus("#pad")

@@ -122,6 +122,11 @@ export function makePad(changed) {
     draw();
   };
   $("clear").onclick = () => show(null, "empty: draw here");
+  $("save").onclick = () => {
+    if (!image && !strokes.length) return say("The pad is empty.");
+    const href = $("seen").toDataURL(); // 28 × 28, as the encoder gets it
+    Object.assign(document.createElement("a"), { href, download: "drawing.png" }).click();
+  };
 
   async function take(file) {
     if (!file) return;
