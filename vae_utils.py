@@ -114,7 +114,7 @@ class Config:
     epochs: int = option(10, "passes over the training images", None, 1, 10_000)
     batch_size: int = option(128, "images a step", None, 1, 60_000)
     lr: float = option(1e-3, "(highest) learning rate", None, 1e-9, 10)
-    schedule: str = option("one-cycle", "of the learning rate", ("one-cycle", "constant"))
+    schedule: str = option("one-cycle", "of the learning rate", ("one-cycle", "linear", "constant"))
     optimizer: str = option("adamw", "how a gradient becomes a step", ("adamw", "muon"))
     precision: str = option("auto", "auto: bfloat16 where fast", ("auto", "float32", "bfloat16"))
 
@@ -139,7 +139,7 @@ class Config:
 
 
 PRESETS = (
-    Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=256, lr=3e-3),
+    Config("mlp-2d", hidden=(512, 512), epochs=20, batch_size=512, lr=6e-3, schedule="linear"),
     Config("mlp-20d", hidden=(512, 256), latent_dim=20, epochs=20, lr=3e-3),
     Config("conv-2d", architecture="conv", optimizer="muon", epochs=5, lr=4e-3),
     Config(
@@ -427,11 +427,16 @@ def elbo(logits, x, mu, logvar, kind="bce", beta=1.0):
 
 
 def learning_rate(config, progress):
-    """Learning rate at ``progress`` in [0, 1) of the run: up over a tenth, cosine down to 0."""
+    """Learning rate at ``progress`` in [0, 1) of the run: up over a tenth, then down to 0.
+
+    "one-cycle" goes down along a cosine, "linear" along a straight line.
+    """
     if config.schedule == "constant":
         return config.lr
     if progress < 0.1:
         return config.lr * (0.1 + 9 * progress)
+    if config.schedule == "linear":
+        return config.lr * (1 - progress) / 0.9
     return config.lr * 0.5 * (1 + math.cos(math.pi * (progress - 0.1) / 0.9))
 
 

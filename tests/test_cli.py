@@ -51,7 +51,7 @@ def python(*arguments, executable=sys.executable, **environment):
         ("--preset mlp-3d", "--preset mlp-3d mlp-2d mlp-20d conv-2d best-2d best-16d"),
         ("--recon-loss l1", "--recon-loss l1 bce mse cb"),
         ("--architecture resnet", "--architecture resnet mlp residual conv"),
-        ("--schedule step", "--schedule step one-cycle constant"),
+        ("--schedule step", "--schedule step one-cycle linear constant"),
         ("--optimizer sgd", "--optimizer sgd adamw muon"),
         ("--latent-dim 0", "latent_dim=0 whole 1 784"),
         ("--latent-dim two", "--latent-dim two"),

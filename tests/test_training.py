@@ -152,11 +152,11 @@ def test_beta_warms_up_and_the_rate_goes_up_and_down(tiny_data, tiny_config, tmp
     run = fit(tiny_config(epochs=2, lr=1e-3, schedule="constant"), out_dir=tmp_path / "b")
     assert [row["lr"] for row in run.history] == [1e-3, 1e-3]
     assert [row["beta"] for row in run.history] == [1.0, 1.0]  # no warm-up: at once
-    one_cycle = tiny_config(lr=1e-3)
-    assert vae_utils.learning_rate(one_cycle, 0.0) == pytest.approx(1e-4)
-    assert vae_utils.learning_rate(one_cycle, 0.1) == pytest.approx(1e-3)
-    assert vae_utils.learning_rate(one_cycle, 0.55) == pytest.approx(5e-4)
-    assert vae_utils.learning_rate(one_cycle, 1.0) == pytest.approx(0, abs=1e-12)
+    for schedule, quarter in (("one-cycle", (2 + 2**0.5) / 4), ("linear", 3 / 4)):
+        config = tiny_config(lr=1e-3, schedule=schedule)
+        rates = [vae_utils.learning_rate(config, t) for t in (0.0, 0.1, 0.325, 0.55, 1.0)]
+        expected = [1e-4, 1e-3, quarter * 1e-3, 5e-4, 0]
+        assert rates == pytest.approx(expected, abs=1e-12), schedule
 
 
 def test_train_losses_are_means_over_images(tiny_config):

@@ -129,7 +129,7 @@ BAD = [
     ("architecture", "resnet", "mlp or residual or conv"),
     ("activation", "swish", "relu or silu or gelu or tanh"),
     ("recon_loss", "l1", "bce or mse or cb"),
-    ("schedule", "step", "one-cycle or constant"),
+    ("schedule", "step", "one-cycle or linear or constant"),
     ("optimizer", "sgd", "adamw or muon"),
     ("precision", "float16", "auto or float32 or bfloat16"),
     ("val_fraction", 1.5, "from 0.01 to 0.9"),
