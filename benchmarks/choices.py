@@ -1,0 +1,98 @@
+"""What each choice in the recipe of best-40d gives: one thing changed, three seeds.
+
+    python benchmarks/choices.py        (about twenty minutes on two cores)
+
+Trained on 54,000 images, drawn black or white anew each epoch, and measured on one fixed draw of
+the other 6,000, with 100 codes each: the test images choose nothing. Writes choices.json, which
+09_likelihood shows.
+"""
+
+import json
+import statistics
+import sys
+import time
+from datetime import date
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+from bench import machine  # noqa: E402
+
+import vae_utils as vae  # noqa: E402
+from vae_likelihood import CLIP, objective  # noqa: E402
+from vae_runs import in_parallel, write_file  # noqa: E402
+
+NET = vae.PRESETS["best-40d"]
+CHOICES = {  # changes to the settings, and arguments of trained()
+    "as it is": ({}, {}),
+    "width 768 instead of 512": ({"hidden": (768,) * 3}, {}),
+    "a third residual block": ({"hidden": (512,) * 4}, {}),
+    "warm-up of the KL, 6 epochs": ({"warmup_epochs": 6}, {}),
+    "a straight line down": ({"schedule": "linear"}, {}),
+    "gradients clipped at 300, not 30": ({}, {"clip": 300.0}),
+    "mean of the weights": ({}, {"average": True}),
+    "IWAE in the last 4 epochs": ({}, {"finish": 4}),
+}
+
+
+def trained(config, clip=CLIP, average=False, finish=0):
+    """Train; the bound on the 6,000 images (nats, k = 100), seconds, and parameters.
+
+    ``average``: what counts in the end is a running mean of the weights, over some 1,000 steps.
+    ``finish``: so many of the epochs with the iwae objective, k = 5, on half batches.
+    """
+    train, val, _ = vae.get_dataloaders(config)
+    torch.manual_seed(config.seed)
+    model = vae.build_model(config)
+    vae.start_from_mean(model, train.images.mean(0))
+    optimizer, vae.CLIP = vae.make_optimizer(model, config), clip
+    result = model
+    if average:
+        result = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
+        optimizer.register_step_post_hook(lambda *_: result.update_parameters(model))
+    epochs, start = min(config.epochs, 2) if vae.FAST else config.epochs, time.perf_counter()
+    for epoch in range(1, epochs - finish + 1):
+        vae.train_one_epoch(model, train, optimizer, config, epoch)
+    train.batch_size //= 2
+    for epoch in range(epochs - finish, epochs):
+        for step, (x, _) in enumerate(train):
+            progress = (epoch + step / len(train)) / epochs
+            optimizer.param_groups[0]["lr"] = vae.learning_rate(config, progress)
+            with vae.autocast(config):
+                loss = objective(model, vae.augment(x, config), k=5, iwae=True)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+    seconds = time.perf_counter() - start
+    result = result.module if average else result
+    with vae.autocast(config):
+        bound = vae.iwae_bound(result.eval(), vae.binary(val.images), 100)
+    return bound.mean().item(), seconds, sum(weight.numel() for weight in model.parameters())
+
+
+def main():
+    runs = {f"{i}-{seed}": (i, seed) for i in range(len(CHOICES)) for seed in (0, 1, 2)}
+    choices = list(CHOICES.values())
+    configs = [NET.replace(name=key, seed=s, **choices[i][0]) for key, (i, s) in runs.items()]
+    done = in_parallel(lambda config: trained(config, **choices[runs[config.name][0]][1]), configs)
+    about = {"machine": machine(), "date": str(date.today()), "epochs": NET.epochs}
+    found = {"about": about, "choices": {}}
+    for i, name in enumerate(CHOICES):
+        bounds, seconds, parameters = zip(*(done[f"{i}-{seed}"] for seed in (0, 1, 2)))
+        found["choices"][name] = {
+            "bound_k100": statistics.mean(bounds), "sd": statistics.stdev(bounds),
+            "seconds": statistics.median(seconds), "parameters": parameters[0],
+        }  # fmt: skip
+    text = json.dumps(found, indent=1)
+    print(text)
+    if not vae.FAST:
+        write_file(HERE / "choices.json", (text + "\n").encode())
+
+
+if __name__ == "__main__":
+    main()
