@@ -43,9 +43,9 @@ def find_dataset(name):
     A path that leads nowhere is left as it is, since a run may outlive its images: reading them
     says so. Raises ValueError for what is neither.
     """
-    if name in CLASS_NAMES:
-        return name
     if isinstance(name, str) and name:
+        if name in CLASS_NAMES:
+            return name
         if folder := find_folder(name):
             return folder
         if "/" in name or os.sep in name:
@@ -134,10 +134,12 @@ def _fetch(name, raw):
     for left in raw.glob(".fetch-*"):  # by a process that was killed
         shutil.rmtree(left, ignore_errors=True)
     missing = _missing(name, raw)
+    if not missing:
+        return []
     for file in filter(lambda file: os.path.lexists(raw / file), missing):
         os.replace(raw / file, raw / f"{file}.bad")
         print(f"{raw / file} is not the original: set aside as {file}.bad")
-    for place, fetch in SOURCES[name].items() if missing else ():
+    for place, fetch in SOURCES[name].items():
         print(f"{name}: trying {place}, at most {PATIENCE} s without an answer …", flush=True)
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw) as folder:
             try:

@@ -26,8 +26,9 @@ def diagnose(
     the mean image costs. Raises OSError where there is no file, ValueError where there is no loss.
     """
     if isinstance(history, (str, Path)):
-        history, settings = read_run(Path(history))
-        batch_size, latent_dim = number(settings, "batch_size"), number(settings, "latent_dim")
+        history, settings = read_log(Path(history))
+        given = {"batch_size": batch_size, "latent_dim": latent_dim} | settings
+        batch_size, latent_dim = number(given, "batch_size"), number(given, "latent_dim")
         recon_loss = settings.get("recon_loss", recon_loss)
         if "dataset" in settings:  # of other images the cost is not known: fewer rules speak
             baseline = MEAN_IMAGE.get(str(settings["dataset"]), math.nan)
@@ -56,7 +57,7 @@ def verdict(place):
     return "\n".join(found) or "nothing wrong"
 
 
-def read_run(path):
+def read_log(path):
     """The rows of a history.csv and the settings beside it, {} where there are none."""
     folder = path if path.is_dir() else path.parent
     table, config = folder / "history.csv" if path.is_dir() else path, folder / "config.json"

@@ -112,29 +112,30 @@ def gauss_loss(logits, x, log_sigma):
 def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
     """A VAE, and its ``prior`` with it, on all 60,000 images. Returns (model, seconds).
 
-    After the epochs of ``config`` come ``finish`` more with the iwae objective, k = 5, on half
-    batches. The learning rate follows the whole run. FloatingPointError if the loss becomes NaN.
+    The loss is ``objective``: beta, recon_loss and warmup_epochs of ``config`` do not count. After
+    its epochs come ``finish`` more with the iwae objective, k = 5, on half batches. The learning
+    rate follows the whole run. FloatingPointError if the loss becomes NaN.
     """
-    train, val, _ = vae.get_dataloaders(config)
-    train.images = torch.cat((train.images, val.images))
-    train.labels = torch.cat((train.labels, val.labels))
+    batches, val, _ = vae.get_dataloaders(config)
+    batches.images = torch.cat((batches.images, val.images))
+    batches.labels = torch.cat((batches.labels, val.labels))
     torch.manual_seed(seed)
     model = vae.build_model(config)
-    vae.start_from_mean(model, train.images.mean(0))
+    vae.start_from_mean(model, batches.images.mean(0))
     both = nn.ModuleList([model, prior] if prior else [model]).to(vae.DEVICE)
     optimizer = vae.make_optimizer(both, config)
-    epochs = min(config.epochs, 2) if vae.FAST else config.epochs
-    phases = [(epochs, k, iwae, config.batch_size)]
-    phases += [(finish, 5, True, config.batch_size // 2)] * (finish > 0)
-    steps = sum(epochs * math.ceil(len(train.images) / size) for epochs, _, _, size in phases)
+    phases = [(vae.epochs_of(config), k, iwae, config.batch_size)]
+    phases += [(finish, 5, True, math.ceil(config.batch_size / 2))]
+    steps = sum(epochs * math.ceil(len(batches.images) / size) for epochs, _, _, size in phases)
     both.train()
     start = time.perf_counter()
     with tqdm(total=steps, desc=f"{config.name} seed {seed}") as bar:
-        for epochs, k, iwae, train.batch_size in phases:
+        for epochs, k, iwae, size in phases:
+            batches.batch_size = size
             for _ in range(epochs):
-                for x, _ in train:
+                for x, _ in batches:
                     optimizer.param_groups[0]["lr"] = vae.learning_rate(config, bar.n / steps)
-                    x = (torch.rand_like(x) < x).float()  # as torch.bernoulli, 4 times as fast
+                    x = vae.augment(x, config)
                     with vae.autocast(config):
                         loss = objective(model, x, k, iwae, prior or vae.log_normal)
                     optimizer.zero_grad(set_to_none=True)

@@ -45,7 +45,7 @@ def write_file(path, data):
         full = error.errno in (ENOSPC, EDQUOT)
         advice = "free some space" if full else "choose another folder, or mend this one"
         message = f"{path} could not be written ({error.strerror}): {advice}, and run again; "
-        raise OSError(error.errno, message + "every finished epoch on disk is kept") from error
+        raise OSError(error.errno, message + "what was there is kept") from error
 
 
 @contextlib.contextmanager
@@ -56,7 +56,9 @@ def hold(folder):
         folder.mkdir(parents=True, exist_ok=True)
         lock.acquire(timeout=0)
     except Timeout:
-        who = holder.read_text() if holder.exists() else "another process"
+        who = "another process"
+        with contextlib.suppress(OSError):  # it may just have ended
+            who = holder.read_text()
         message = f"{folder} is in use by {who}: wait for it, or choose another folder."
         raise ValueError(message) from None
     except OSError as error:
@@ -70,15 +72,27 @@ def hold(folder):
         lock.release()
 
 
+def _does(code):
+    """What a function does: its instructions, names and constants, functions inside it too."""
+    constants = []
+    for constant in code.co_consts:
+        if inspect.iscode(constant):
+            constant = _does(constant)
+        elif isinstance(constant, frozenset):
+            constant = sorted(map(repr, constant))  # in one order in every process
+        constants.append(constant)
+    return code.co_code, code.co_names, constants
+
+
 def fingerprint(model):
     """Six characters that change with a network's layers and with the code of its classes."""
     parts = [str(model)]
     for kind in sorted({type(part) for part in model.modules()}, key=str):
         if not kind.__module__.startswith("torch."):
             methods = [inspect.unwrap(item) for item in vars(kind).values() if callable(item)]
-            codes = [method.__code__ for method in methods if hasattr(method, "__code__")]
-            parts += [(code.co_code, code.co_names, code.co_consts) for code in codes]
-    text = re.sub(r" at 0x\w+|, file .*?, line \d+", "", str(parts))  # addresses, places
+            methods = [method for method in methods if hasattr(method, "__code__")]
+            parts += [(_does(method.__code__), method.__defaults__) for method in methods]
+    text = re.sub(r" at 0x\w+", "", str(parts))  # addresses
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 
 

@@ -95,6 +95,7 @@ def mixture_of_codes(model, images, components, seed=0):
     torch.manual_seed(seed)
     with torch.no_grad():  # sampled codes; an autoencoder's are its mu
         parts = [model.reparameterize(*model.encode(x)) for x in images[:20_000].split(500)]
-    mixture = GaussianMixture(components, random_state=seed, reg_covar=1e-4, tol=1e-2)
+    random = np.random.RandomState(seed)  # a plain seed would draw the same codes at every call
+    mixture = GaussianMixture(components, random_state=random, reg_covar=1e-4, tol=1e-2)
     mixture.fit(torch.cat(parts).double().cpu().numpy())
     return lambda n: torch.from_numpy(mixture.sample(n)[0]).float()

@@ -6,8 +6,7 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
 Beside it lie vae_data.py, which fetches the images, vae_folder.py, which reads your own,
-vae_runs.py, which keeps a run on disk, vae_figures.py, which draws, and vae_diagnose.py, which
-finds mistakes in the numbers of a run.
+vae_runs.py, which keeps a run on disk, and vae_figures.py, which draws.
 """
 
 import os
@@ -195,10 +194,8 @@ class Batches:
     """
 
     def __init__(self, images, labels, batch_size, shuffle=False):
-        if batch_size < 1 or len(images) < 1:
-            raise ValueError(
-                f"{len(images)} images in batches of {batch_size}: both must be 1 or more."
-            )
+        if min(batch_size, len(images)) < 1:
+            raise ValueError(f"{len(images)} images, batches of {batch_size}: must be 1 or more.")
         self.images, self.labels = images, labels
         self.batch_size, self.shuffle = batch_size, shuffle
 
@@ -215,19 +212,17 @@ class Batches:
 def get_dataloaders(config):
     """Train, validation and test Batches for a Config. Explained in 01_data.
 
-    The split is seeded and stratified: each class has the same share in train and validation, as
-    long as it has two images and validation is as large as there are classes.
+    The split is seeded. It is stratified, so that each class has the same share in train and
+    validation, if every class has two images and both parts as many images as there are classes.
     Only train is shuffled; validation and test come in batches of 500.
     """
     (images, labels), test = read_files(config.dataset)
     count = max(2, round(config.val_fraction * len(labels)))
     sizes = labels.unique(return_counts=True)[1]  # of the classes
     room = sizes.min() > 1 and len(sizes) <= min(count, len(labels) - count)
+    places, classes = np.arange(len(labels)), labels if room else None
     kept, held_out = train_test_split(
-        np.arange(len(labels)),
-        test_size=count,
-        stratify=labels if room else None,
-        random_state=config.seed,
+        places, test_size=count, stratify=classes, random_state=config.seed
     )
     parts = (images[kept], labels[kept]), (images[held_out], labels[held_out]), test
     train, val, test = (((x / 255).to(DEVICE), y.to(DEVICE)) for x, y in parts)
@@ -370,7 +365,7 @@ def build_model(config):
 
 
 def start_from_mean(model, mean):
-    """Set the decoder's last bias so that it draws the mean image ``(1, 28, 28)`` at first."""
+    """Set the decoder's last bias, so that it first draws the mean ``(1, 28, 28)``, or its grey."""
     bias = [weight for name, weight in model.decoder.named_parameters() if "bias" in name][-1]
     bias.data = torch.logit(mean, 1e-3).reshape(len(bias), -1).mean(1)
 
@@ -429,7 +424,7 @@ def elbo(logits, x, mu, logvar, kind="bce", beta=1.0):
 def learning_rate(config, progress):
     """Learning rate at ``progress`` in [0, 1) of the run: up over a tenth, then down to 0.
 
-    "one-cycle" goes down along a cosine, "linear" along a straight line.
+    "one-cycle" goes down along a cosine, "linear" along a straight line; "constant" stays.
     """
     if config.schedule == "constant":
         return config.lr
@@ -595,6 +590,11 @@ class Run:
     out_dir: Path
 
 
+def epochs_of(config):
+    """How many epochs to train: no more than two when FAST."""
+    return min(config.epochs, 2) if FAST else config.epochs
+
+
 def fit(config, model=None, out_dir=None, figures=True):
     """Train, or go on training, or return what is finished. Explained in 03_training.
 
@@ -612,8 +612,8 @@ def fit(config, model=None, out_dir=None, figures=True):
     if model is not None and not (isinstance(model, nn.Module) and hasattr(model, "encode")):
         raise ValueError("your model must be a torch module, made, with encode and decode.")
     own = fingerprint(model) if model is not None else ""
-    out_dir = Path(out_dir or outputs_dir(config.dataset) / f"{config.name}-{own}".rstrip("-"))
-    epochs = min(config.epochs, 2) if FAST else config.epochs
+    name = f"{config.name}-{own}" if own else config.name
+    out_dir, epochs = Path(out_dir or outputs_dir(config.dataset) / name), epochs_of(config)
     data = {"fast": FAST, "network": own} | identity(config.dataset)
     folder = RunFolder(out_dir, vars(config), data)
     torch.manual_seed(config.seed)
@@ -640,7 +640,7 @@ def fit(config, model=None, out_dir=None, figures=True):
                         start = time.perf_counter()
                         row = train_one_epoch(model, train, optimizer, config, epoch, bar)
                         row |= {f"val_{key}": x for key, x in evaluate(model, val, config).items()}
-                        finite([row["val_loss"]], epoch, row["lr"])
+                        finite([row["val_loss"]], epoch, config.lr)
                         row |= {"epoch": epoch, "seconds": time.perf_counter() - start}
                         history.append({column: row[column] for column in HISTORY})
                         if figures and epoch in (1, 5, 10, epochs):
@@ -708,7 +708,7 @@ def iwae_bound(model, x, k=50, kind="bce", log_prior=log_normal):
     k = min(k, 50) if FAST else k
     bounds = []
     for few in x.split(max(1, AT_ONCE // k)):
-        counts = [AT_ONCE] * (k // AT_ONCE) + [k % AT_ONCE] * (k % AT_ONCE > 0)
+        counts = [min(AT_ONCE, k - done) for done in range(0, k, AT_ONCE)]
         parts = [log_weights(model, few, count, kind, log_prior) for count in counts]
         bounds.append(math.log(k) - torch.logsumexp(torch.cat(parts).double(), dim=0))
     return torch.cat(bounds)
@@ -755,16 +755,13 @@ def check_answer(answer, right):
 
     ``right`` is the right answer, or a function of the answer that says yes or no.
     """
+    if answer is ...:
+        return print("○ not answered yet")
     try:
-        if answer is ...:
-            verdict = "○ not answered yet"
-        elif right(answer) if callable(right) else answer == right:
-            verdict = "✓ right"
-        else:
-            verdict = "✗ not yet: try again"
+        good = right(answer) if callable(right) else answer == right
+        print("✓ right" if good else "✗ not yet: try again")
     except Exception as error:  # an answer may be anything
-        verdict = f"✗ not yet: {type(error).__name__}: {error}"
-    print(verdict)
+        print(f"✗ not yet: {type(error).__name__}: {error}")
 
 
 def save_results(chapter, results):
@@ -795,7 +792,8 @@ def main(argv=None):
     parser.add_argument("--invert", action=argparse.BooleanOptionalAction, help=inverted)
     parser.add_argument("--diagnose", metavar="RUN", help="say what went wrong in a run's folder")
     for field in dataclasses.fields(Config):
-        about = {"help": f"{field.metadata['help']} (default: {field.default})"}
+        text = f"{field.metadata['help']} (default: {field.default})"
+        about = {"help": text.replace("%", "%%")}  # argparse would format it
         if isinstance(field.default, bool):
             about["action"] = argparse.BooleanOptionalAction
         elif isinstance(field.default, tuple):
@@ -808,9 +806,7 @@ def main(argv=None):
     if "invert" in given:
         os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
     if preset and given and "name" not in given and not out:
-        parser.error(
-            f"the folder {preset} is for the preset as it is: give changes a --name or --out"
-        )
+        parser.error(f"the folder {preset} is for the preset itself: add a --name or --out")
     try:
         config = PRESETS.get(preset, Config()).replace(**given)
     except ValueError as error:
@@ -827,7 +823,7 @@ def main(argv=None):
     losses = [row["val_loss"] for row in run.history]
     best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
     print(f"{run.out_dir}: {best}")
-    return 0 if len(losses) >= min(run.config.epochs, 2 if FAST else math.inf) else 130
+    return 0 if len(losses) >= epochs_of(run.config) else 130
 
 
 if __name__ == "__main__":

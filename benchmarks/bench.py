@@ -26,38 +26,23 @@ from tqdm import tqdm
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
+import vae_utils as vae  # noqa: E402
 from report.execute import environment  # noqa: E402
-from vae_utils import (  # noqa: E402
-    DEVICE,
-    FAST,
-    PRESETS,
-    ROOT,
-    VAE,
-    Config,
-    augment,
-    autocast,
-    build_model,
-    elbo,
-    evaluate,
-    get_dataloaders,
-    make_optimizer,
-    start_from_mean,
-    train_one_epoch,
-)
+from vae_runs import write_file  # noqa: E402
 
 # network: epochs of the ordinary way, and our way, which is the preset's where there is one
-USUAL = Config(
+USUAL = vae.Config(
     "784-400-20", hidden=(400,), latent_dim=20, epochs=3, batch_size=192, lr=1.1e-2,
     schedule="linear",
 )  # fmt: skip
 NETWORKS = {
     "784-400-20": (10, USUAL),
-    "mlp-2d": (20, PRESETS["mlp-2d"].replace(epochs=9)),
-    "conv-2d": (10, PRESETS["conv-2d"].replace(epochs=3)),
+    "mlp-2d": (20, vae.PRESETS["mlp-2d"].replace(epochs=9)),
+    "conv-2d": (10, vae.PRESETS["conv-2d"].replace(epochs=3)),
 }
 REPORT_A = 147.87  # test loss of report A: conv-2d, 10 epochs of the ordinary way
 # Ours for the same loss: three dense layers each way, two epochs.
-SHORT = Config(
+SHORT = vae.Config(
     "256-256-128", hidden=(256, 256, 128), activation="silu", epochs=2, lr=3e-3, schedule="linear"
 )
 RECIPES = {name: recipe for name, (_, recipe) in NETWORKS.items()} | {"report-a": SHORT}
@@ -79,7 +64,7 @@ PARTS = {  # by recipe, ours without one part: changes to the Config, arguments 
 
 def wait():
     """Let a GPU finish, so that the clock reads what was done and not what was asked for."""
-    if DEVICE.type == "cuda":
+    if vae.DEVICE.type == "cuda":
         torch.cuda.synchronize()
     return time.perf_counter()
 
@@ -88,9 +73,9 @@ def ordinary_epoch(model, loader, optimizer, config, epoch):
     """The usual loop over a DataLoader once, black-or-white images if the config says so."""
     total = 0.0
     for x, *_ in tqdm(loader, desc=f"ordinary {config.name} {epoch}", leave=False):
-        x = augment(x.to(DEVICE), config)
+        x = vae.augment(x.to(vae.DEVICE), config)
         logits, mu, logvar = model(x)
-        loss = elbo(logits, x, mu, logvar)[0].mean()
+        loss = vae.elbo(logits, x, mu, logvar)[0].mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -99,39 +84,39 @@ def ordinary_epoch(model, loader, optimizer, config, epoch):
 
 def ordinary(config, epochs, seed):
     """Train the ordinary way. Returns (seconds, seconds an epoch, test loss)."""
-    train, _, test = get_dataloaders(config)
-    folder = os.environ.get("VAE_DATA_DIR", ROOT / "data")
+    train, _, test = vae.get_dataloaders(config)
+    folder = os.environ.get("VAE_DATA_DIR", vae.ROOT / "data")
     dataset = torchvision.datasets.MNIST(folder, transform=torchvision.transforms.ToTensor())
     dataset.data = (train.images.cpu()[:, 0] * 255).round().byte()  # the same 54,000 images
     dataset.targets = train.labels.cpu()
     torch.manual_seed(seed)
     loader = DataLoader(dataset, batch_size=128, shuffle=True)
-    model = VAE(config).to(DEVICE)
+    model = vae.VAE(config).to(vae.DEVICE)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     start = wait()
     for epoch in range(epochs):
         ordinary_epoch(model, loader, optimizer, config, f"{epoch + 1}/{epochs}")
     seconds = wait() - start
-    return seconds, seconds / epochs, evaluate(model, test, config)["loss"]
+    return seconds, seconds / epochs, vae.evaluate(model, test, config)["loss"]
 
 
 def ours(config, seed, from_mean=True, betas=None):
     """Train our way. Returns (seconds, seconds an epoch, test loss)."""
-    train, _, test = get_dataloaders(config)
+    train, _, test = vae.get_dataloaders(config)
     torch.manual_seed(seed)
-    model = build_model(config)
+    model = vae.build_model(config)
     if from_mean:
-        start_from_mean(model, train.images.mean(0))
-    optimizer = make_optimizer(model, config)
+        vae.start_from_mean(model, train.images.mean(0))
+    optimizer = vae.make_optimizer(model, config)
     if betas:
         optimizer.param_groups[0]["betas"] = betas
     steps = config.epochs * len(train)
     start = wait()
     with tqdm(total=steps, desc=f"ours {config.name}", leave=False) as bar:
         for epoch in range(1, config.epochs + 1):
-            train_one_epoch(model, train, optimizer, config, epoch, bar)
+            vae.train_one_epoch(model, train, optimizer, config, epoch, bar)
     seconds = wait() - start
-    return seconds, seconds / config.epochs, evaluate(model, test, config)["loss"]
+    return seconds, seconds / config.epochs, vae.evaluate(model, test, config)["loss"]
 
 
 def step_over_bare(config, rounds=5):
@@ -139,20 +124,20 @@ def step_over_bare(config, rounds=5):
 
     Bare: forward, loss, backward and optimizer on one ready batch, same precision, nothing else.
     """
-    train, _, _ = get_dataloaders(config)
+    train, _, _ = vae.get_dataloaders(config)
     few = 100 * config.batch_size
     train.images, train.labels = train.images[:few], train.labels[:few]
-    model = build_model(config)
-    optimizer = make_optimizer(model, config)
+    model = vae.build_model(config)
+    optimizer = vae.make_optimizer(model, config)
     x = train.images[: config.batch_size].clone()
 
     def bare():
-        with autocast(config):
+        with vae.autocast(config):
             logits, mu, logvar = model(x)
-        loss = elbo(logits, x, mu, logvar)[0].mean()
+        loss = vae.elbo(logits, x, mu, logvar)[0].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        with autocast(config):
+        with vae.autocast(config):
             optimizer.step()
 
     with FlopCounterMode(display=False) as counter:
@@ -164,7 +149,7 @@ def step_over_bare(config, rounds=5):
             bare()
         middle = wait()
         with tqdm(total=steps, leave=False) as bar:
-            train_one_epoch(model, train, optimizer, config, 1, bar)
+            vae.train_one_epoch(model, train, optimizer, config, 1, bar)
         ratios.append((wait() - middle) / (middle - start))
         step_seconds.append((wait() - middle) / steps)
     rate = counter.get_total_flops() / statistics.median(step_seconds[1:])
@@ -173,9 +158,9 @@ def step_over_bare(config, rounds=5):
 
 def matrix_rate(config, size=2048):
     """Floating-point operations a second of one large matrix product, in the same precision."""
-    with autocast(config) as context:
+    with vae.autocast(config) as context:
         dtype = torch.bfloat16 if context._enabled else torch.float32
-    a = torch.randn(size, size, device=DEVICE).to(dtype)
+    a = torch.randn(size, size, device=vae.DEVICE).to(dtype)
     times = []
     for _ in range(8):
         start = wait()
@@ -271,10 +256,10 @@ def write_results(results):
             ]
     machines = sorted({r["machine"] for r in results.values()})
     text = "\n".join([*lines, "", "Machine: " + "; ".join(machines) + ".", ""])
-    if FAST:
+    if vae.FAST:
         return print(text)
-    (HERE / "RESULTS.md").write_text(text, encoding="utf-8")
-    (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    write_file(HERE / "RESULTS.md", text.encode())
+    write_file(HERE / "results.json", (json.dumps(results, indent=1) + "\n").encode())
 
 
 def main():
@@ -284,8 +269,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="keep the others")
     args = parser.parse_args()
     kept = HERE / "results.json"
-    some = args.only != names and kept.exists() and not FAST
-    results = json.loads(kept.read_text()) if some else {}
+    results = json.loads(kept.read_text()) if kept.exists() and not vae.FAST else {}
     for name in args.only:
         results[name] = measure(name, args.repeats)
         write_results(results)

@@ -51,9 +51,9 @@ def measure(model, prior, config, k=500):
     """Bounds on the fixed draw of the test images, with k codes and with one."""
     x = vae.binary(vae.get_dataloaders(config)[2].images)
     log_prior = prior or vae.log_normal
-    torch.manual_seed(0)
     start = wait()
-    with vae.autocast(config):
+    with torch.random.fork_rng(), vae.autocast(config):  # a training may go on after this
+        torch.manual_seed(0)
         bound = vae.iwae_bound(model, x, k, log_prior=log_prior)
         seconds = wait() - start
         elbos = [vae.iwae_bound(model, x, 1, log_prior=log_prior) for _ in range(10)]
@@ -120,6 +120,8 @@ def main():
     parser.add_argument("--seeds", type=int, nargs="+", help="which seeds (default: the row's)")
     parser.add_argument("--k", type=int, help="the bound of kept runs with k codes: no training")
     args = parser.parse_args()
+    if unknown := set(args.rows) - set(ROWS):
+        parser.error(f"no such row: {', '.join(sorted(unknown))}")
     for name in args.rows or ROWS:
         for seed in args.seeds or ROWS[name].get("seeds", (0, 1, 2)):
             found = run_again(name, seed, args.k) if args.k else run(name, seed)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import vae_utils as vae
-from vae_samples import clearly_below, learn, mean_sd
+from vae_samples import clearly_below, learn, mean_sd, mixture_of_codes
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "notebooks" / "11_applications.ipynb"
@@ -23,6 +23,14 @@ def defined(*names, **known):
         if cell.cell_type == "code" and cell.source.startswith(names):
             exec(cell.source, space)
     return space
+
+
+def test_a_mixture_draws_other_codes_at_every_call():
+    model = vae.VAE(vae.Config("small", hidden=(8,), latent_dim=2))
+    images = torch.rand(100, 1, 28, 28)
+    draws = [mixture_of_codes(model, images, 2) for _ in range(2)]
+    first, again = draws[0](5), draws[0](5)
+    assert not torch.equal(first, again) and torch.equal(first, draws[1](5))  # but all are seeded
 
 
 def test_the_label_changes_the_picture_and_the_code_too():

@@ -139,6 +139,13 @@ def test_tables_as_spreadsheets_save_them(tmp_path):
     assert verdict(table) == "nothing wrong"
 
 
+def test_what_is_said_of_a_run_counts_where_no_settings_lie_beside_its_table(tmp_path):
+    (tmp_path / "history.csv").write_text("loss,recon,kl\n140.1,140,12.8\n")
+    assert diagnose(tmp_path) == []
+    (mistake, _), *_ = diagnose(tmp_path, batch_size=128)
+    assert mistake == "KL counted too small"
+
+
 def test_silent_on_healthy_images_of_any_brightness(tmp_path):
     """Rules that rest on the cost of the mean image say nothing where that is not known."""
     (tmp_path / "config.json").write_text('{"dataset": "photos", "latent_dim": 8}')

@@ -830,6 +830,17 @@ def test_fingerprint_changes_with_layers_and_with_code():
     assert len({network(), network(width=4), network(factor=3.0)}) == 3
 
 
+def test_what_a_function_does_includes_functions_inside_it_and_no_chance():
+    def doubled(x):
+        return [2 * y for y in x if y not in {"a", "b"}]
+
+    def tripled(x):
+        return [3 * y for y in x if y not in {"a", "b"}]
+
+    first, second = (vae_runs._does(function.__code__) for function in (doubled, tripled))
+    assert first != second and "frozenset" not in str(first)  # a set has no order of its own
+
+
 def test_save_results_keeps_a_chapters_numbers(tmp_path):
     vae_utils.save_results("03_training", {"best-2d": {"test_loss": torch.tensor(1.5), "n": 2}})
     saved = tmp_path / "outputs" / "mnist" / "results" / "03_training.json"
