@@ -617,43 +617,45 @@ def fit(config, model=None, out_dir=None, figures=True):
     data = {"fast": FAST, "network": own} | identity(config.dataset)
     folder = RunFolder(out_dir, vars(config), data)
     torch.manual_seed(config.seed)
-    given, model = model, build_model(config) if model is None else model.to(DEVICE)
-    optimizer = make_optimizer(model, config)
-    state = folder.newest(model, optimizer)
+    network = build_model(config) if model is None else model.to(DEVICE)
+    optimizer = make_optimizer(network, config)
+    state = folder.newest(network, optimizer)
     history = state["history"] if state else []
     try:
         if len(history) < epochs:
             train, val, _ = get_dataloaders(config)
             folder.data["images"] = len(train.images)
-            if given is None and not history:
-                start_from_mean(model, train.images.mean(0))
+            if model is None and not history:
+                start_from_mean(network, train.images.mean(0))
             elif not history:  # if its shapes do not fit, that is said here, not by the pictures
-                loss_per_image(model, [(val.images[:2], None)], config)
+                loss_per_image(network, [(val.images[:2], None)], config)
             with hold(out_dir):
-                state = folder.newest(model, optimizer)  # once more: now nobody else writes here
-                history = folder.go_on(state, model, optimizer)
+                state = folder.newest(network, optimizer)  # once more: now nobody else writes here
+                history = folder.go_on(state, network, optimizer)
                 if figures and not history:
-                    folder.write(draw_run(model, val, history, config))
+                    folder.write(draw_run(network, val, history, config))
                 done, steps = len(history) * len(train), epochs * len(train)
                 with tqdm(desc=config.name, total=steps, initial=done) as bar:
                     for epoch in range(len(history) + 1, epochs + 1):
                         start = time.perf_counter()
-                        row = train_one_epoch(model, train, optimizer, config, epoch, bar)
-                        row |= {f"val_{key}": x for key, x in evaluate(model, val, config).items()}
+                        row = train_one_epoch(network, train, optimizer, config, epoch, bar)
+                        row |= {
+                            f"val_{key}": x for key, x in evaluate(network, val, config).items()
+                        }
                         finite([row["val_loss"]], epoch, config.lr)
                         row |= {"epoch": epoch, "seconds": time.perf_counter() - start}
                         history.append({column: row[column] for column in HISTORY})
                         if figures and epoch in (1, 5, 10, epochs):
-                            folder.write(draw_run(model, val, history, config))
-                        folder.save(model, optimizer, history)
+                            folder.write(draw_run(network, val, history, config))
+                        folder.save(network, optimizer, history)
     except KeyboardInterrupt:
         if not (out_dir / "last.pt").exists():
             raise
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
-            return Run(model.eval(), history, config, out_dir)
+            return Run(network.eval(), history, config, out_dir)
     gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
-    return load_run(out_dir, given)
+    return load_run(out_dir, model)
 
 
 def load_run(out_dir, model=None):
