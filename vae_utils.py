@@ -639,9 +639,8 @@ def fit(config, model=None, out_dir=None, figures=True):
                     for epoch in range(len(history) + 1, epochs + 1):
                         start = time.perf_counter()
                         row = train_one_epoch(network, train, optimizer, config, epoch, bar)
-                        row |= {
-                            f"val_{key}": x for key, x in evaluate(network, val, config).items()
-                        }
+                        losses = evaluate(network, val, config)
+                        row |= {f"val_{key}": x for key, x in losses.items()}
                         finite([row["val_loss"]], epoch, config.lr)
                         row |= {"epoch": epoch, "seconds": time.perf_counter() - start}
                         history.append({column: row[column] for column in HISTORY})
