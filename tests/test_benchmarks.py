@@ -38,6 +38,17 @@ def test_a_row_of_the_likelihood_chapter_is_trained_and_measured():
     assert (ROOT / "benchmarks" / "likelihood.json").read_text() == kept  # a FAST run leaves no row
 
 
+def test_choices_are_other_runs_of_one_network(monkeypatch, tiny_data):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import choices
+
+    monkeypatch.setattr(vae_utils, "CLIP", vae_utils.CLIP)  # set by choices, and put back here
+    config = choices.NET.replace(hidden=(8,), latent_dim=2, epochs=2)
+    ways = ({}, {"average": True}, {"finish": 1}, {"clip": 0.1})
+    bounds = [choices.trained(config, **how)[0] for how in ways]
+    assert len(set(bounds)) == 4 and all(50 < bound < 1000 for bound in bounds)
+
+
 def test_the_ordinary_way_stops_at_the_goal_or_after_the_longest_run(monkeypatch, tiny_data):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     import speedrun
