@@ -4,8 +4,7 @@
 
 Trained on 54,000 images, drawn black or white anew each epoch, and measured on one fixed draw of
 the other 6,000, with 100 codes each: the test images choose nothing. The loop is that of vae.fit
-(KL by its formula), with gradients clipped as vae_likelihood.train clips them. Writes choices.json,
-which 09_likelihood shows.
+(KL by its formula), with gradients clipped as vae_likelihood.train clips them. Writes choices.json.
 """
 
 import json
