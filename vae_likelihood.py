@@ -109,6 +109,19 @@ def gauss_loss(logits, x, log_sigma):
     return squares / (2 * torch.exp(2 * log_sigma)) + constant
 
 
+def together(model, prior=None):
+    """A model and its prior, if it has one, as one module: to train them, and to keep them."""
+    return nn.ModuleList([model, prior] if prior else [model])
+
+
+def step(loss, module, optimizer, clip=CLIP):
+    """One step of the optimizer down a loss, with gradients clipped."""
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    nn.utils.clip_grad_norm_(module.parameters(), clip)
+    optimizer.step()
+
+
 def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
     """A VAE, and its ``prior`` with it, on all 60,000 images. Returns (model, seconds).
 
@@ -122,10 +135,10 @@ def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
     torch.manual_seed(seed)
     model = vae.build_model(config)
     vae.start_from_mean(model, batches.images.mean(0))
-    both = nn.ModuleList([model, prior] if prior else [model]).to(vae.DEVICE)
+    both = together(model, prior).to(vae.DEVICE)
     optimizer = vae.make_optimizer(both, config)
-    phases = [(vae.epochs_of(config), k, iwae, config.batch_size)]
-    phases += [(finish, 5, True, math.ceil(config.batch_size / 2))]
+    half = math.ceil(config.batch_size / 2)
+    phases = [(vae.epochs_of(config), k, iwae, config.batch_size), (finish, 5, True, half)]
     steps = sum(epochs * math.ceil(len(batches.images) / size) for epochs, _, _, size in phases)
     both.train()
     start = time.perf_counter()
@@ -138,10 +151,7 @@ def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
                     x = vae.augment(x, config)
                     with vae.autocast(config):
                         loss = objective(model, x, k, iwae, prior or vae.log_normal)
-                    optimizer.zero_grad(set_to_none=True)
-                    loss.backward()
-                    nn.utils.clip_grad_norm_(both.parameters(), CLIP)
-                    optimizer.step()
+                    step(loss, both, optimizer)
                     bar.update()
                 bar.set_postfix_str(f"loss {loss.item():.1f}")
                 if not loss.isfinite():

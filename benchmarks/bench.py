@@ -27,7 +27,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import vae_utils as vae  # noqa: E402
-from report.execute import environment  # noqa: E402
+from report.execute import environment, read_json  # noqa: E402
 from vae_runs import write_file  # noqa: E402
 
 # network: epochs of the ordinary way, and our way, which is the preset's where there is one
@@ -268,8 +268,7 @@ def main():
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="keep the others")
     args = parser.parse_args()
-    kept = HERE / "results.json"
-    results = json.loads(kept.read_text()) if kept.exists() and not vae.FAST else {}
+    results = {} if vae.FAST else read_json(HERE / "results.json")
     for name in args.only:
         results[name] = measure(name, args.repeats)
         write_results(results)

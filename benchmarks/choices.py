@@ -15,7 +15,6 @@ from datetime import date
 from pathlib import Path
 
 import torch
-from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 HERE = Path(__file__).resolve().parent
@@ -23,20 +22,21 @@ sys.path.insert(0, str(HERE.parent))
 from bench import machine  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
-from vae_likelihood import CLIP, objective  # noqa: E402
+from vae_likelihood import CLIP, objective, step  # noqa: E402
 from vae_runs import in_parallel, write_file  # noqa: E402
 
 NET = vae.PRESETS["best-40d"]
 CHOICES = {  # changes to the settings, and arguments of trained()
-    "as it is": ({}, {}),
-    "width 768 instead of 512": ({"hidden": (768,) * 3}, {}),
-    "a third residual block": ({"hidden": (512,) * 4}, {}),
-    "warm-up of the KL, 6 epochs": ({"warmup_epochs": 6}, {}),
-    "a straight line down": ({"schedule": "linear"}, {}),
-    "gradients clipped at 300, not 30": ({}, {"clip": 300.0}),
-    "mean of the weights": ({}, {"average": True}),
-    "IWAE in the last 4 epochs": ({}, {"finish": 4}),
+    "as-it-is": ({}, {}),
+    "width-768": ({"hidden": (768,) * 3}, {}),
+    "third-residual-block": ({"hidden": (512,) * 4}, {}),
+    "warm-up-6-epochs": ({"warmup_epochs": 6}, {}),
+    "straight-line-down": ({"schedule": "linear"}, {}),
+    "clipped-at-300": ({}, {"clip": 300.0}),
+    "mean-of-the-weights": ({}, {"average": True}),
+    "iwae-in-the-last-4-epochs": ({}, {"finish": 4}),
 }
+SEEDS = (0, 1, 2)
 
 
 def trained(config, clip=CLIP, average=False, finish=0):
@@ -49,7 +49,8 @@ def trained(config, clip=CLIP, average=False, finish=0):
     torch.manual_seed(config.seed)
     model = vae.build_model(config)
     vae.start_from_mean(model, train.images.mean(0))
-    optimizer, vae.CLIP = vae.make_optimizer(model, config), clip
+    optimizer = vae.make_optimizer(model, config)
+    vae.CLIP = clip  # train_one_epoch reads it there
     result = model
     if average:
         result = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(0.999))
@@ -60,15 +61,12 @@ def trained(config, clip=CLIP, average=False, finish=0):
         vae.train_one_epoch(model, train, optimizer, config, epoch)
     train.batch_size //= 2
     for epoch in range(epochs - finish, epochs):
-        for step, (x, _) in enumerate(train):
-            progress = (epoch + step / len(train)) / epochs
+        for batch, (x, _) in enumerate(train):
+            progress = (epoch + batch / len(train)) / epochs
             optimizer.param_groups[0]["lr"] = vae.learning_rate(config, progress)
             with vae.autocast(config):
                 loss = objective(model, vae.augment(x, config), k=5, iwae=True)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
+            step(loss, model, optimizer, clip)
     seconds = time.perf_counter() - start
     result = result.module if average else result
     with vae.autocast(config):
@@ -77,18 +75,20 @@ def trained(config, clip=CLIP, average=False, finish=0):
 
 
 def main():
-    runs = {f"{i}-{seed}": (i, seed) for i in range(len(CHOICES)) for seed in (0, 1, 2)}
-    choices = list(CHOICES.values())
-    configs = [NET.replace(name=key, seed=s, **choices[i][0]) for key, (i, s) in runs.items()]
-    done = in_parallel(lambda config: trained(config, **choices[runs[config.name][0]][1]), configs)
+    configs, how = [], {}  # how a run is trained, by its name
+    for choice, (changes, arguments) in CHOICES.items():
+        for seed in SEEDS:
+            how[f"{choice}-{seed}"] = arguments
+            configs.append(NET.replace(name=f"{choice}-{seed}", seed=seed, **changes))
+    done = in_parallel(lambda config: trained(config, **how[config.name]), configs)
     about = {"machine": machine(), "each run": "one thread", "date": str(date.today())}
     found = {"about": about | {"epochs": NET.epochs}, "choices": {}}
-    for i, name in enumerate(CHOICES):
-        kept = [done[f"{i}-{seed}"] for seed in (0, 1, 2) if f"{i}-{seed}" in done]
-        if len(kept) < 3:
+    for choice in CHOICES:
+        kept = [done[f"{choice}-{seed}"] for seed in SEEDS if f"{choice}-{seed}" in done]
+        if len(kept) < len(SEEDS):
             continue  # in_parallel has said why
         bounds, seconds, parameters = zip(*kept)
-        found["choices"][name] = {
+        found["choices"][choice] = {
             "bound_k100": statistics.mean(bounds), "sd": statistics.stdev(bounds),
             "seconds": statistics.median(seconds), "parameters": parameters[0],
         }  # fmt: skip

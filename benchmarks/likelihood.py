@@ -17,14 +17,14 @@ from pathlib import Path
 
 import torch
 from filelock import FileLock
-from torch import nn
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 from bench import machine, wait  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
-from vae_likelihood import Flow, Mixture, train  # noqa: E402
+from report.execute import read_json  # noqa: E402
+from vae_likelihood import Flow, Mixture, together, train  # noqa: E402
 from vae_runs import write_file  # noqa: E402
 
 NET = vae.PRESETS["best-40d"]
@@ -80,8 +80,7 @@ def run(name, seed):
     prior = kind(config.latent_dim) if kind else None
     model, seconds = train(config, prior, seed=seed, **how)
     weights_path(name, seed).parent.mkdir(parents=True, exist_ok=True)
-    both = nn.ModuleList([model, prior] if prior else [model])
-    torch.save(both.state_dict(), weights_path(name, seed))
+    torch.save(together(model, prior).state_dict(), weights_path(name, seed))
     found = measure(model, prior, config) | {
         "seconds": seconds, "epochs": config.epochs + how.get("finish", 0),
         "parameters": sum(weight.numel() for weight in model.parameters()),
@@ -97,7 +96,7 @@ def run_again(name, seed, k):
     """The bound of a kept run with k codes: no training."""
     config, kind = ROWS[name]["config"], ROWS[name].get("prior")
     model, prior = vae.VAE(config), kind(config.latent_dim) if kind else None
-    both = nn.ModuleList([model, prior] if prior else [model])
+    both = together(model, prior)
     both.load_state_dict(torch.load(weights_path(name, seed), weights_only=True))
     both.to(vae.DEVICE).eval()
     found = measure(model, prior, config, k)
@@ -108,7 +107,7 @@ def keep(name, seed, found):
     """Write a run into likelihood.json, beside the others."""
     path = HERE / "likelihood.json"
     with FileLock(HERE / ".likelihood.lock"):
-        rows = json.loads(path.read_text()) if path.exists() else {}
+        rows = read_json(path)
         rows.setdefault(name, {}).setdefault(str(seed), {}).update(found)
         text = json.dumps(rows, indent=1, sort_keys=True) + "\n"
         write_file(path, text.encode())  # hours of runs: a kill must leave the old file whole

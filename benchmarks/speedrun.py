@@ -33,6 +33,7 @@ from bench import machine, ordinary_epoch, wait  # noqa: E402
 from likelihood import measure  # noqa: E402
 
 import vae_utils as vae  # noqa: E402
+from report.execute import read_json  # noqa: E402
 from vae_likelihood import objective, train  # noqa: E402
 from vae_runs import write_file  # noqa: E402
 
@@ -121,8 +122,7 @@ def main():
                     result["ratio"] = result["ordinary_s"] / result["ours_s"]
     if not vae.FAST and args.seeds >= 5:  # a whole record, in one go on one machine
         path = HERE / "speedrun.json"
-        kept = json.loads(path.read_text()) if path.exists() else {}
-        kept |= {f"track-{track}": result for track, result in results.items()}
+        kept = read_json(path) | {f"track-{track}": result for track, result in results.items()}
         write_file(path, (json.dumps(kept, indent=1) + "\n").encode())
 
 
