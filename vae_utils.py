@@ -6,38 +6,31 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
 Beside it lie vae_data.py, which fetches the images, vae_folder.py, which reads your own,
-vae_runs.py, which keeps a run on disk, and vae_figures.py, which draws.
+vae_runs.py, which keeps a run on disk, vae_figures.py, which draws, and vae_shell.py.
 """
 
-import os
-import signal
 import sys
 
 if sys.version_info < (3, 11):
     found = ".".join(map(str, sys.version_info[:2]))
     sys.exit(f"Python {found} is too old: this course needs Python 3.11 or newer.")
 
+if __name__ == "__main__":
+    from vae_shell import main
 
-def stopped(*_):
-    os.write(2, b"stopped before the first step\n")
-    os._exit(130)
+    sys.exit(main())
 
-
-if __name__ == "__main__":  # Ctrl-C during the seconds that the imports below take
-    signal.signal(signal.SIGINT, stopped)
-
-import argparse
 import dataclasses
 import gc
 import itertools
 import json
 import math
 import numbers
+import os
 import re
 import time
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -48,7 +41,6 @@ from torch.utils.data import TensorDataset
 from tqdm import tqdm
 
 from vae_data import CLASS_NAMES, find_dataset, identity, read_arrays
-from vae_diagnose import verdict
 from vae_figures import draw_run
 from vae_folder import folder_name
 from vae_runs import HISTORY, RunFolder, fingerprint, hold, load_weights, read_run, write_file
@@ -771,61 +763,3 @@ def save_results(chapter, results):
         raise ValueError(f"chapter={chapter!r} must be made of letters, digits and '_'.")
     text = json.dumps(results, indent=1, default=float)
     write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())
-
-
-# --------------------------------------------------------------------------------------- the shell
-
-
-def main(argv=None):
-    """``python -m vae_utils``: every setting is a flag. Returns the exit status."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # from here on, fit knows what to do
-    matplotlib.use("agg")  # pictures go into files: no window
-    parser = argparse.ArgumentParser(
-        prog="python -m vae_utils",
-        description="Train a VAE from the shell.",
-        argument_default=argparse.SUPPRESS,  # flags that are not given leave no trace
-        allow_abbrev=False,
-    )
-    parser.error = lambda text: parser.exit(2, f"error: {text} (--help lists all flags)\n")
-    parser.add_argument("--preset", choices=PRESETS, help="start from these settings")
-    parser.add_argument("--out", help="folder of the run (outputs/<dataset>/<name>)")
-    inverted = "swap light and dark in a folder of images (default: where the border is light)"
-    parser.add_argument("--invert", action=argparse.BooleanOptionalAction, help=inverted)
-    parser.add_argument("--diagnose", metavar="RUN", help="say what went wrong in a run's folder")
-    for field in dataclasses.fields(Config):
-        text = f"{field.metadata['help']} (default: {field.default})"
-        about = {"help": text.replace("%", "%%")}  # argparse would format it
-        if isinstance(field.default, bool):
-            about["action"] = argparse.BooleanOptionalAction
-        elif isinstance(field.default, tuple):
-            about |= {"type": int, "nargs": "+"}
-        else:
-            about |= {"type": type(field.default), "choices": field.metadata["choices"]}
-        parser.add_argument("--" + field.name.replace("_", "-"), **about)
-    given = vars(parser.parse_args(argv))
-    preset, out, suspect = (given.pop(name, None) for name in ("preset", "out", "diagnose"))
-    if "invert" in given:
-        os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
-    if preset and given and "name" not in given and not out:
-        parser.error(f"the folder {preset} is for the preset itself: add a --name or --out")
-    try:
-        config = PRESETS.get(preset, Config()).replace(**given)
-    except ValueError as error:
-        parser.error(error)
-    try:
-        if suspect is not None:
-            print(verdict(suspect))
-            return 0
-        run = fit(config, out_dir=out)
-    except (ValueError, OSError, FloatingPointError) as error:
-        parser.exit(1, f"error: {error}\n")
-    except KeyboardInterrupt:
-        parser.exit(130, "stopped before the first step\n")
-    losses = [row["val_loss"] for row in run.history]
-    best = f"best validation loss {min(losses):.2f} nats" if losses else "no epoch finished"
-    print(f"{run.out_dir}: {best}")
-    return 0 if len(losses) >= epochs_of(run.config) else 130
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import vae_shell
 import vae_utils
 from vae_utils import Config
 
@@ -24,7 +25,7 @@ def refused(capsys, *flags, code=2):
     """The one line on stderr of a call that exits with ``code``."""
     capsys.readouterr()
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main(list(flags))
+        vae_shell.main(list(flags))
     out, err = capsys.readouterr()
     assert caught.value.code == code
     assert out == ""
@@ -107,7 +108,7 @@ def test_empty_environment_variables_count_as_unset(monkeypatch, name):
 def test_help_lists_every_field_with_its_default(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "1000")
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main(["--help"])
+        vae_shell.main(["--help"])
     assert caught.value.code == 0
     flags = re.split(r"\n  (?=-)", capsys.readouterr().out)  # each with its explanation
     for field in dataclasses.fields(Config):
@@ -134,20 +135,20 @@ def test_flags_reach_the_config(capsys, monkeypatch):
     flags += " --warmup-epochs 2 --binarize --shift 1 --epochs 4 --batch-size 64 --lr 0.01"
     flags += " --schedule constant --optimizer muon --precision float32"
     flags += " --name mine --out here"
-    assert vae_utils.main(flags.split()) == 0
+    assert vae_shell.main(flags.split()) == 0
     expected = Config(
         "mine", "fashion", 0.2, 3, "conv", (64, 32), (8,), 5, "gelu", False, "cb", 0.0,
         2, True, 1, 4, 64, 0.01, "constant", "muon", "float32",
     )  # fmt: skip
     assert seen == [(expected, "here")]
     seen.clear()
-    assert vae_utils.main(["--preset", "mlp-20d", "--beta", "4", "--name", "b4"]) == 0
+    assert vae_shell.main(["--preset", "mlp-20d", "--beta", "4", "--name", "b4"]) == 0
     assert seen == [(vae_utils.PRESETS["mlp-20d"].replace(name="b4", beta=4.0), None)]
     seen.clear()
-    assert vae_utils.main(["--preset", "mlp-20d"]) == 0
+    assert vae_shell.main(["--preset", "mlp-20d"]) == 0
     assert seen == [(vae_utils.PRESETS["mlp-20d"], None)]
     seen.clear()
-    assert vae_utils.main([]) == 0
+    assert vae_shell.main([]) == 0
     assert seen == [(Config(), None)]
 
 
@@ -159,7 +160,7 @@ def test_a_changed_preset_wants_a_name_of_its_own(capsys):
 def test_a_run_leaves_the_folder_of_the_design(tiny_data, tmp_path, capsys):
     out = tmp_path / "demo"
     flags = ["--epochs", "2", "--beta", "0.5", "--out", str(out), *TINY]
-    assert vae_utils.main(flags) == 0
+    assert vae_shell.main(flags) == 0
     stdout, stderr = capsys.readouterr()
     assert str(out) in stdout and "nats" in stdout
     assert "loss" in stderr and "<" in stderr  # the bar; time left
@@ -178,14 +179,14 @@ def test_a_run_leaves_the_folder_of_the_design(tiny_data, tmp_path, capsys):
     assert {f"ep002_{name}.png" for name in ("b_recon", "c_samples", "d_latent2d")} <= set(shown)
     assert any("history" in name for name in shown)
     assert all((out / name).exists() for name in shown)
-    assert vae_utils.main(flags) == 0  # again: at once
+    assert vae_shell.main(flags) == 0  # again: at once
     assert "another run, which differs in beta" in refused(capsys, *flags, "--beta", "2", code=1)
 
 
 def test_default_folder_is_that_of_the_data_set(tiny_data, tmp_path, monkeypatch):
     monkeypatch.setattr(vae_utils, "draw_run", lambda *args: {})
     flags = ["--dataset", "fashion", "--epochs", "1", "--name", "boots", *TINY]
-    assert vae_utils.main(flags) == 0
+    assert vae_shell.main(flags) == 0
     assert (tmp_path / "outputs" / "fashion" / "boots" / "best.pt").exists()
 
 
@@ -195,7 +196,7 @@ def test_no_data_and_unwritable_folders_are_one_line_too(tiny_data, tmp_path, ca
     assert "choose another folder" in refused(capsys, *flags, str(tmp_path / "file"), code=1)
     monkeypatch.setattr(vae_utils, "learning_rate", lambda config, progress: 1e30)
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main([*flags, str(tmp_path / "nan")])
+        vae_shell.main([*flags, str(tmp_path / "nan")])
     assert caught.value.code == 1
     assert "NaN or infinite in epoch 1" in capsys.readouterr().err.splitlines()[-1]
 
@@ -207,11 +208,11 @@ def test_stopped_run_says_how_to_go_on(tiny_data, tmp_path, capsys, monkeypatch)
     monkeypatch.setattr(vae_utils, "draw_run", lambda *args: {})
     with monkeypatch.context() as patch:
         patch.setattr(vae_utils, "train_one_epoch", stop)
-        code = vae_utils.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")])
+        code = vae_shell.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")])
     assert code == 130
     out = capsys.readouterr().out
     assert "goes on" in out and "no epoch finished" in out
-    assert vae_utils.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")]) == 0
+    assert vae_shell.main(["--epochs", "1", *TINY, "--out", str(tmp_path / "run")]) == 0
 
 
 # ---------------------------------------------------------------- installations that do not fit

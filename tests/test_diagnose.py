@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+import vae_shell
 import vae_utils
 from vae_diagnose import diagnose, verdict
 
@@ -126,7 +127,7 @@ def test_files_of_nonsense_are_refused_in_one_line(tmp_path, capsys, table, conf
     (tmp_path / "history.csv").write_bytes(table)
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main(["--diagnose", str(tmp_path)])
+        vae_shell.main(["--diagnose", str(tmp_path)])
     said = capsys.readouterr().err
     assert caught.value.code == 1 and words in said and said.count("\n") == 1
 
@@ -166,19 +167,19 @@ def test_a_loss_may_rise_while_beta_does():
 
 def test_a_run_from_the_shell(tiny_data, tiny_config, tmp_path, capsys):
     run = vae_utils.fit(tiny_config(epochs=1), figures=False)
-    assert vae_utils.main(["--diagnose", str(run.out_dir)]) == 0
+    assert vae_shell.main(["--diagnose", str(run.out_dir)]) == 0
     said = capsys.readouterr().out
     assert said == verdict(run.out_dir) + "\n"
     table = tmp_path / "history.csv"
     table.write_text("epoch,train_loss,train_recon,train_kl\n1,nan,nan,nan\n")
-    assert vae_utils.main(["--diagnose", str(table)]) == 0
+    assert vae_shell.main(["--diagnose", str(table)]) == 0
     assert capsys.readouterr().out.startswith("learning rate too high: ")
     table.write_text("epoch,train_loss,train_recon,train_kl\n1,104.9,81.0,23.9\n")
-    assert vae_utils.main(["--diagnose", str(table)]) == 0
+    assert vae_shell.main(["--diagnose", str(table)]) == 0
     assert capsys.readouterr().out == "nothing wrong\n"
     table.write_text("epoch,train_loss,train_recon,train_kl\n1,104.9\n")  # cut short
-    assert vae_utils.main(["--diagnose", str(table)]) == 0
+    assert vae_shell.main(["--diagnose", str(table)]) == 0
     assert capsys.readouterr().out == "nothing wrong\n"
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main(["--diagnose", str(tmp_path / "none")])
+        vae_shell.main(["--diagnose", str(tmp_path / "none")])
     assert caught.value.code == 1 and capsys.readouterr().err.startswith("error: ")

@@ -12,6 +12,7 @@ from PIL import Image
 
 import vae_figures
 import vae_folder
+import vae_shell
 import vae_utils
 from report.__main__ import main as report
 from vae_data import class_names, find_dataset
@@ -302,7 +303,7 @@ def test_environment_names_a_folder(pictures, monkeypatch):
 
 def test_run_from_the_shell(pictures, tmp_path, capsys):
     flags = ["--dataset", str(pictures), "--hidden", "16", "--epochs", "1", "--no-invert"]
-    assert vae_utils.main([*flags, "--latent-dim", "8", "--out", str(tmp_path / "run")]) == 0
+    assert vae_shell.main([*flags, "--latent-dim", "8", "--out", str(tmp_path / "run")]) == 0
     assert "40 images of 3 classes, as they are" in capsys.readouterr().out
     assert (tmp_path / "run" / "ep001_d_latent2d.png").exists()
     run = vae_utils.load_run(tmp_path / "run")
@@ -312,7 +313,7 @@ def test_run_from_the_shell(pictures, tmp_path, capsys):
     vae_folder._read.cache_clear()
     assert vae_utils.load_run(tmp_path / "run").model.sample(2).shape == (2, 1, 28, 28)
     with pytest.raises(SystemExit) as caught:
-        vae_utils.main([*flags, "--out", str(tmp_path / "other")])
+        vae_shell.main([*flags, "--out", str(tmp_path / "other")])
     assert caught.value.code == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "is not there" in error
