@@ -65,7 +65,8 @@ def table(frame, digits=2, formats=None):
     """
     from IPython.display import Markdown
 
-    shown, align = frame.copy().astype(object), ["left"] * (not _counts(frame.index))
+    named = not isinstance(frame.index, pd.RangeIndex)  # one that only counts rows is left out
+    shown, align = frame.copy().astype(object), ["left"] * named
     for column, values in frame.items():
         number = pd.api.types.is_numeric_dtype(values) and values.dtype != bool
         spec = f",.{digits}f" if pd.api.types.is_float_dtype(values) else "," * number
@@ -73,13 +74,7 @@ def table(frame, digits=2, formats=None):
         texts = ["" if value != value else format(value, spec) for value in values]
         shown[column] = [text.replace("-", "−") if number else text for text in texts]
         align.append("right" if number else "left")
-    rows = {"index": not _counts(frame.index), "disable_numparse": True, "colalign": align}
-    return Markdown(shown.to_markdown(**rows))
-
-
-def _counts(index):
-    """Does an index only count rows?"""
-    return isinstance(index, pd.RangeIndex)
+    return Markdown(shown.to_markdown(index=named, disable_numparse=True, colalign=align))
 
 
 def tile(images, columns):
@@ -292,11 +287,10 @@ def draw_run(model, val, history, config):
     report = {}
     if history:
         pictures = {"history.png": plot_history(history)} | pictures
-        lines = [f"# {config.name}", "", "| setting | value |", "|---|---|"]
-        lines += [f"| {field} | {value} |" for field, value in vars(config).items()]
-        lines += ["", "Losses in nats per image, with a sampled z.", ""]
-        lines += [f"| {' | '.join(history[0])} |", "|---" * len(history[0]) + "|"]
-        lines += [f"| {' | '.join(f'{v:.5g}' for v in row.values())} |" for row in history]
-        lines += [f"\n![{name.removesuffix('.png')}]({name})" for name in pictures]
-        report["report.md"] = "\n".join([*lines, ""]).encode()
+        settings = pd.Series(vars(config), name="value").to_markdown()
+        losses = pd.DataFrame(history).to_markdown(index=False, floatfmt=".5g")
+        text = f"# {config.name}\n\n{settings}\n\n"
+        text += f"Losses in nats per image, with a sampled z.\n\n{losses}\n"
+        text += "".join(f"\n![{name.removesuffix('.png')}]({name})\n" for name in pictures)
+        report["report.md"] = text.encode()
     return report | {name: _png(picture) for name, picture in pictures.items()}

@@ -105,8 +105,8 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
     new, old = (target.with_name(f".{target.name}-{part}") for part in ("new", "old"))
     if old.exists() and not target.exists():  # killed between the two renames of a swap
         old.rename(target)
-    for litter in (new, old, *vae_utils.outputs_dir().glob("*/*.part"), *root.glob("*/*.part")):
-        shutil.rmtree(litter, ignore_errors=True) if litter.is_dir() else litter.unlink(True)
+    for litter in (new, old):
+        shutil.rmtree(litter, ignore_errors=True)
     full, names = target == root / "docs", [path.stem for path in notebooks]
     execute.read_json(target / "results.json")  # damaged: said before the work, not after
     settings = {"fast": vae_utils.FAST, "dataset": vae_utils.DATASET}

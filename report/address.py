@@ -5,16 +5,16 @@ the pages in docs/, and into README.md. Without URL git is asked; where there is
 is ``none``, all that goes again.
 """
 
-import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
+
 ROOT = Path(__file__).parents[1]
-BADGES = re.compile(r"\n\n\[!\[Open in Colab\].*?(?=\n\n|$)", re.S)
+BADGES = re.compile(r"\n\n(?:\[!)?\[Open in Colab\].*")  # pages have links alone
 COURSE = re.compile('^COURSE = "[^"]*"', re.M)
-LINKS = re.compile(r"\n\n\[Open in Colab\]\([^\n]*")  # on pages: no image from elsewhere
 README = re.compile(r"(<!-- address:start -->\n).*?(<!-- address:end -->)", re.S)
 
 
@@ -56,19 +56,10 @@ def as_links(text: str) -> str:
     return re.sub(r"\[!\[(Open in \w+)\]\([^)]*\)\]", r"[\1]", text)
 
 
-def address_pages(folder: Path, address: str):
-    """Put links under the titles of the pages, whose HTML is made anew from their markdown."""
-    from report import execute, pages
-
-    results = execute.read_json(folder / "results.json")
-    for path in folder.glob("*.md"):
-        if path.stem not in results:  # text alone: there is nothing to run
-            continue
-        text = LINKS.sub("", path.read_text(encoding="utf-8"))
-        links = as_links(badges(address, path.stem))
-        text = re.sub("^# .+$", lambda title, new=links: title[0] + new, text, count=1, flags=re.M)
-        path.write_text(text, encoding="utf-8", newline="\n")
-    pages.finish(folder, results)
+def under_title(text: str, links: str) -> str:
+    """The text with these links under its title, in place of those that were there."""
+    text = BADGES.sub("", text)
+    return re.sub("^# .+$", lambda title: title[0] + links, text, count=1, flags=re.M)
 
 
 def main(argv=None, root: Path = ROOT) -> int:
@@ -77,25 +68,26 @@ def main(argv=None, root: Path = ROOT) -> int:
     if not address and given[0] != "none":
         print(f"address: {given[0]} is no public address of a repository", file=sys.stderr)
         return 1
+    from report import execute, pages  # here, since execute imports this file
+
     for path in sorted((root / "notebooks").glob("*.ipynb")):
-        notebook = json.loads(path.read_text(encoding="utf-8"))
-        for cell in notebook["cells"]:
-            if "setup" in cell["metadata"].get("tags", []):  # a notebook that runs
-                source = "".join(cell["source"])
-                source = COURSE.sub(f'COURSE = "{address}"', source)
-                cell["source"] = source.splitlines(keepends=True)
-                title = notebook["cells"][0]
-                text = BADGES.sub("", "".join(title["source"]))
-                head, line, rest = text.partition("\n")
-                text = head + badges(address, path.stem) + line + rest
-                title["source"] = text.splitlines(keepends=True)
-        text = json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
-        path.write_text(text, encoding="utf-8", newline="\n")
+        notebook = execute.read(path)
+        for cell in notebook.cells:
+            if "setup" in cell.metadata.get("tags", []):  # a notebook that runs
+                cell.source = COURSE.sub(f'COURSE = "{address}"', cell.source)
+                title = notebook.cells[0]
+                title.source = under_title(title.source, badges(address, path.stem))
+        execute.write(path, nbformat.writes(notebook) + "\n")
     line, readme = f"This copy lives at <{address}>.\n" if address else "", root / "README.md"
     text = README.sub(lambda m: m[1] + line + m[2], readme.read_text(encoding="utf-8"))
-    readme.write_text(text, encoding="utf-8", newline="\n")
-    if (root / "docs" / "index.md").exists():
-        address_pages(root / "docs", address)
+    execute.write(readme, text)
+    results = execute.read_json(root / "docs" / "results.json")
+    for path in (root / "docs").glob("*.md"):
+        if path.stem in results:  # a chapter that runs
+            links = as_links(badges(address, path.stem))
+            execute.write(path, under_title(path.read_text(encoding="utf-8"), links))
+    if results:  # the HTML is made anew from the markdown
+        pages.finish(root / "docs", results)
     print(address or "no address: no badges, no links")
     return 0
 

@@ -21,6 +21,7 @@ from nbconvert.filters import strip_ansi
 from tqdm import tqdm
 
 from report.address import neutral
+from vae_runs import write_file
 
 PACKAGES = ("torch", "torchvision", "numpy", "matplotlib", "scikit-learn")
 LAYOUT = "{desc} {bar} {n_fmt}/{total_fmt} cells {elapsed}<{remaining}{postfix}"
@@ -46,6 +47,14 @@ def read(path: Path):
         raise ReportError(f"{path.name} is not a notebook, or is damaged ({cause})") from None
 
 
+def readable(path: Path):
+    """The notebook in a file; None where there is none, or a damaged one."""
+    try:
+        return read(path)
+    except (OSError, ReportError):
+        return None
+
+
 def read_json(path: Path) -> dict:
     """What a JSON file holds, {} where there is none; ReportError where it is damaged."""
     try:
@@ -56,11 +65,8 @@ def read_json(path: Path) -> dict:
 
 
 def write(path: Path, text: str):
-    """Write beside and rename, so that a kill leaves the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(path.name + ".part")
-    beside.write_text(text, encoding="utf-8", newline="\n")
-    os.replace(beside, path)
+    """Write a text whole: a kill leaves the old file or the new one."""
+    write_file(path, text.encode())
 
 
 def digest(*parts) -> str:
@@ -81,7 +87,7 @@ def run_key(notebook, root: Path, settings: dict) -> str:
     if any("explorer" in source for source in code):
         ours += [*root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*")]
     if any("benchmarks" in source for source in code):
-        ours += [*root.glob("benchmarks/likelihood.json")]
+        ours += [*root.glob("benchmarks/[cl]*.json")]
     modules = [path.read_bytes().hex() for path in sorted(ours) if path.suffix != ".png"]
     versions = [version(name) for name in PACKAGES]
     return digest(code, modules, settings, versions, platform.python_version())
@@ -148,18 +154,16 @@ def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: di
     for path in chosen:
         notebook, kept = read(path), outputs / "executed" / path.name
         key = run_key(notebook, root, settings)
-        try:
-            earlier = nbformat.read(kept, as_version=4)
-            ran = iter(c.outputs for c in earlier.cells if c.cell_type == "code")
+        earlier = None if force else readable(kept)
+        if earlier and earlier.metadata.get("report", {}).get("key") == key:
             notebook.metadata["report"] = earlier.metadata["report"]
-            if force or notebook.metadata["report"]["key"] != key:
-                raise ValueError
+            ran = [cell for cell in earlier.cells if cell.cell_type == "code"]
             for cell in notebook.cells:
                 if cell.cell_type == "code":
-                    cell.outputs = next(ran)
+                    cell.outputs = ran.pop(0).outputs
             done[path] = notebook
-        except Exception:  # none, another, or a broken one
-            waiting[path] = (read(path), kept, key)
+        else:
+            waiting[path] = notebook, kept, key
     cells = sum(len(notebook.cells) for notebook, *_ in waiting.values())
     with tqdm(total=cells, disable=None, bar_format=LAYOUT, dynamic_ncols=True) as bar:
         for path, (notebook, kept, key) in waiting.items():

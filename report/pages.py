@@ -59,7 +59,7 @@ def finish(folder: Path, results: dict):
         around = [pages[i] if 0 <= i < len(pages) else None for i in (number - 1, number + 1)]
         known = {"page": page, "pages": pages, "around": around, "machine": machine}
         html = template.render(known, minutes=f"{seconds / 60:.0f}")
-        write(folder / f"{name}.html", page.fill(html))
+        write(folder / f"{name}.html", html)
         found.append([name, page.plain, page.sections])
     found = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     write(folder / "search-data.js", f"searchData({found});\n")
@@ -134,14 +134,14 @@ class Page:
             if not text.find_parent(["pre", "code", "math"]):
                 held = HELD.sub("\u00a0", text)  # nor does the hyphen of 16-D and 784-512-2
                 text.replace_with(re.sub(r"(?<=\d-)(?=\d|D\b)", "\u2060", held))
-        self.body = str(soup)
+        self.body = re.sub(r"⟦svg (\d+)⟧", lambda token: self.svgs[int(token[1])], str(soup))
 
     def tag(self, name: str, css: str | None = None, **attributes):
         return self.soup.new_tag(name, attrs=attributes | ({"class": css} if css else {}))
 
     def headings(self):
         """Give each heading an id and a link to itself; collect contents and what search reads."""
-        section = ["", "", ""]
+        section = ["", "", ""]  # anchor, heading, text
         for tag in self.soup.find_all(["h2", "h3", "p", "li", "th", "td"]):
             text = " ".join(tag.get_text().split())
             if tag.name in ("h2", "h3"):
@@ -228,9 +228,6 @@ class Page:
             elif word == "Table" and before.name == "table":
                 paragraph.name = "figcaption"
                 before.wrap(self.tag("figure", "table")).insert(0, paragraph.extract())
-
-    def fill(self, html: str) -> str:
-        return re.sub(r"⟦svg (\d+)⟧", lambda token: self.svgs[int(token[1])], html)
 
 
 def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
