@@ -6,7 +6,7 @@ Images are ``(B, 1, 28, 28)`` float32 in [0, 1]; codes are ``(B, latent_dim)``. 
     python -m vae_utils --dataset mnist --epochs 10 --latent-dim 2 --beta 1.0 --out outputs/demo
 
 Beside it lie vae_data.py, which fetches the images, vae_folder.py, which reads your own,
-vae_runs.py, which keeps a run on disk, vae_figures.py, which draws, and vae_shell.py.
+vae_runs.py, which keeps a run on disk, vae_figures.py, which draws, and vae_shell.py, the shell.
 """
 
 import sys

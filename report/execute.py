@@ -87,7 +87,7 @@ def run_key(notebook, root: Path, settings: dict) -> str:
     if any("explorer" in source for source in code):
         ours += [*root.glob("explorer/*.[phj]*"), *root.glob("explorer/src/*")]
     if any("benchmarks" in source for source in code):
-        ours += [*root.glob("benchmarks/[cl]*.json")]
+        ours += [*root.glob("benchmarks/likelihood.json"), *root.glob("benchmarks/choices.json")]
     modules = [path.read_bytes().hex() for path in sorted(ours) if path.suffix != ".png"]
     versions = [version(name) for name in PACKAGES]
     return digest(code, modules, settings, versions, platform.python_version())
