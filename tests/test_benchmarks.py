@@ -67,3 +67,24 @@ def test_the_ordinary_way_stops_at_the_goal_or_after_the_longest_run(monkeypatch
     monkeypatch.setattr(speedrun, "LONGEST", 2)
     bounds = iter((95.0, 91.0))
     assert speedrun.ordinary(few, [90.0])[90.0]["bound_k500"] == 91.0  # not reached
+
+
+def test_a_track_trains_a_prior_with_its_model_anew_for_each_seed(monkeypatch, tiny_data):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import speedrun
+
+    priors = []
+
+    def measure(model, prior, config):
+        priors.append(prior)
+        return {"bound_k500": 80.0 + len(priors)}
+
+    monkeypatch.setattr(speedrun, "measure", measure)
+    few = speedrun.RECIPES["90"].replace(hidden=(8,), decoder_hidden=(), latent_dim=4, epochs=1)
+    monkeypatch.setitem(speedrun.RECIPES, "90", few)
+    result = speedrun.ours("90", seeds=2)
+    assert result["bounds"] == [81.0, 82.0] and result["highest_bound"] == 82.0
+    assert result["flops"] > 0
+    first, second = (prior.layers[0].net[-1].weight for prior in priors)
+    assert first.any() and second.any()  # they start at 0, and were trained
+    assert not torch.equal(first, second)
