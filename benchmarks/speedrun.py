@@ -40,12 +40,13 @@ from vae_runs import write_file  # noqa: E402
 
 # The encoder has one residual layer less than best-40d, and the code 24 dimensions instead of 40.
 NET = vae.PRESETS["best-40d"].replace(
-    name="of-the-tracks", hidden=(512, 512), decoder_hidden=(512, 512, 512), latent_dim=24
-)
+    name="of-the-tracks", hidden=(512, 512), decoder_hidden=(512, 512, 512), latent_dim=24,
+    schedule="linear",
+)  # fmt: skip
 LAYERS = 2  # of the flow that is the learned prior
 RECIPES = {
-    "90": NET.replace(epochs=4, lr=1e-2, schedule="linear", batch_size=448),
-    "87": NET.replace(epochs=8, lr=8e-3, schedule="linear", batch_size=384),
+    "90": NET.replace(epochs=4, lr=1e-2, batch_size=448),
+    "87": NET.replace(epochs=8, lr=8e-3, batch_size=384),
 }
 USUAL = vae.Config("784-400-20", hidden=(400,), latent_dim=20, binarize=True)
 LOOK, LONGEST = 2, 40  # the ordinary way: epochs between two looks at the bound, and at most
