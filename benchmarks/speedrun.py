@@ -1,19 +1,19 @@
-"""How soon can a laptop have a VAE with a good likelihood?
+"""How soon can two CPU cores have a VAE with a good likelihood?
 
     python benchmarks/speedrun.py                 both tracks, five seeds, and the ordinary way
     python benchmarks/speedrun.py --tracks 90     one track
     python benchmarks/speedrun.py --no-ordinary   ours alone: to try an idea
 
-The clock runs from data in memory to the trained model. Then, off the clock, log p(x) of the 10,000
-test images (one fixed draw, black or white) is bounded with k = 500 codes each: the mean must be at
-most 90.0 nats, or 87.0 on the second track, for every seed. One stochastic layer, all 60,000
-training images drawn anew each epoch, and nothing chosen by the test images. speedrun.json keeps
-what a whole run found, SPEEDRUN.md the records. To try for one, change NET, LAYERS, RECIPES or
-vae_likelihood.train.
+The clock runs from data in memory to the trained model. Then, off the clock, -log p(x) of the
+10,000 test images (one fixed draw, black or white) is bounded from above with k = 500 codes each:
+the mean must be at most 90.0 nats, or 87.0 on the second track, for every seed. One stochastic
+layer, all 60,000 training images drawn anew each epoch, and nothing chosen by the test images.
+speedrun.json keeps what a whole run found, SPEEDRUN.md the records. To try for one, change RECIPES,
+LAYERS or vae_likelihood.train.
 
 The ordinary way: DataLoader, Adam 1e-3, float32, batches of 128, the usual loop, prior N(0, I); the
-network 784-400-20 and that of the tracks. Every other epoch the clock is stopped for a look at the
-bound.
+network 784-400-20 and those of the tracks. Every other epoch the clock is stopped for a look at the
+bound. A track's ratio is with the better of 784-400-20 and its own network.
 """
 
 import argparse
@@ -38,18 +38,21 @@ from report.execute import read_json  # noqa: E402
 from vae_likelihood import Flow, objective, train  # noqa: E402
 from vae_runs import write_file  # noqa: E402
 
-# The encoder has one residual layer less than best-40d, and the code 24 dimensions instead of 40.
-NET = vae.PRESETS["best-40d"].replace(
-    name="of-the-tracks", hidden=(512, 512), decoder_hidden=(512, 512, 512), latent_dim=24,
-    schedule="linear",
-)  # fmt: skip
-LAYERS = 2  # of the flow that is the learned prior
+# As best-40d with fewer residual layers, 24 dimensions instead of 40, and a straight line down.
+NET = vae.PRESETS["best-40d"].replace(latent_dim=24, schedule="linear")
 RECIPES = {
-    "90": NET.replace(epochs=4, lr=1e-2, batch_size=448),
-    "87": NET.replace(epochs=8, lr=8e-3, batch_size=384),
-}
+    "90": NET.replace(
+        name="of-track-90", hidden=(512,), decoder_hidden=(512, 512),
+        epochs=4, lr=1.2e-2, batch_size=448,
+    ),
+    "87": NET.replace(
+        name="of-track-87", hidden=(512, 512), decoder_hidden=(512, 512, 512),
+        epochs=8, lr=8e-3, batch_size=384,
+    ),
+}  # fmt: skip
+LAYERS = 2  # of the flow that is the learned prior
 USUAL = vae.Config("784-400-20", hidden=(400,), latent_dim=20, binarize=True)
-LOOK, LONGEST = 2, 40  # the ordinary way: epochs between two looks at the bound, and at most
+LOOK, LONGEST = 2, 60  # the ordinary way: epochs between two looks at the bound, and at most
 
 
 def flops(config):
@@ -120,12 +123,15 @@ def main():
     results = {track: ours(track, args.seeds) for track in args.tracks}
     if not args.ordinary:
         return
-    for network in (USUAL, NET):
-        for goal, took in ordinary(network, [float(track) for track in results]).items():
-            result = results[f"{goal:.0f}"]
+    goals = [float(track) for track in results]
+    networks = {USUAL: min(goals)} | {RECIPES[f"{goal:.0f}"]: goal for goal in goals}
+    for network, last in networks.items():  # how far each is to come down
+        for goal, took in ordinary(network, [goal for goal in goals if goal >= last]).items():
+            track = f"{goal:.0f}"
+            result = results[track]
             result[f"ordinary {network.name}"] = took
             print(f"{network.name}, to {goal}: {json.dumps(took)}")
-            if took["bound_k500"] <= goal:
+            if took["bound_k500"] <= goal and network in (USUAL, RECIPES[track]):
                 result["ordinary_s"] = min(took["seconds"], result.get("ordinary_s", math.inf))
                 if result["highest_bound"] <= goal:
                     result["ratio"] = result["ordinary_s"] / result["ours_s"]
