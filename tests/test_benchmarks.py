@@ -27,6 +27,19 @@ def test_benchmark_of_one_network():
     assert [path.read_bytes() for path in kept] == before
 
 
+def test_a_pass_may_be_a_part_of_the_images_others_each_time(monkeypatch, tiny_data):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import bench
+
+    config, seen = bench.SHORT.replace(hidden=(8,), epochs=3), []
+    monkeypatch.setattr(vae_utils, "train_one_epoch", lambda _, batches, *__: seen.append(batches))
+    monkeypatch.setitem(bench.PASS, config.name, 90)
+    bench.ours(config, seed=0)
+    assert [len(batches.images) for batches in seen] == [90] * 3
+    assert not torch.equal(seen[0].images.sort(0).values, seen[1].images.sort(0).values)
+    assert bench.epochs_of(config) * bench.IMAGES == 3 * 90
+
+
 def test_a_row_of_the_likelihood_chapter_is_trained_and_measured():
     kept = (ROOT / "benchmarks" / "likelihood.json").read_text()
     script = [sys.executable, "benchmarks/likelihood.py", "burda-iwae-5", "--seeds", "3"]
