@@ -240,16 +240,20 @@ def test_pointer_keys_and_nearest(open_page, built):
 
 
 def ink(page):
-    """What the map shows, as bytes."""
-    page.wait_for_timeout(250)  # until the pictures of the plane are there
-    return page.locator("#cloud").evaluate(
-        "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].join()"
-    )
+    """What the map shows, as bytes, once the pictures of the plane have come and nothing moves."""
+    read = "c => [...c.getContext('2d').getImageData(0, 0, c.width, c.height).data].join()"
+    before, now = None, ""
+    while now != before:
+        before = now
+        page.wait_for_timeout(400)
+        now = page.locator("#cloud").evaluate(read)
+    return now
 
 
 def test_zoom_and_pan(open_page, built):
     page = open_page(built.path, width=500)
     canvas = page.locator("#cursor")
+    settle(page)
     whole = ink(page)
     scrolled = page.evaluate("scrollY")
     canvas.scroll_into_view_if_needed()
@@ -277,6 +281,7 @@ def test_zoom_and_pan(open_page, built):
     settle(page)
     assert look(page, "state.point") == pytest.approx(under, abs=0.05)  # it went with the mouse
     page.click("#zoom-all")
+    settle(page)
     assert ink(page) == whole
     page.click("#zoom-image")
     close = ink(page)
