@@ -12,6 +12,7 @@ results.json.
 
 import argparse
 import json
+import math
 import os
 import statistics
 import sys
@@ -72,7 +73,7 @@ PARTS = {  # by recipe, ours without one part: changes to the Config, arguments 
 }
 
 
-def epochs_of(config):
+def epochs_seen(config):
     """How often our way sees each image, in the mean."""
     return config.epochs * PASS.get(config.name, IMAGES) / IMAGES
 
@@ -125,15 +126,17 @@ def ours(config, seed, from_mean=True, betas=None):
     optimizer = vae.make_optimizer(model, config)
     if betas:
         optimizer.param_groups[0]["betas"] = betas
-    size = PASS.get(config.name, IMAGES)
+    size = min(PASS.get(config.name, IMAGES), len(train.images))
+    steps, batches = config.epochs * math.ceil(size / config.batch_size), train
     start = wait()
-    with tqdm(desc=f"ours {config.name}", leave=False) as bar:
+    with tqdm(total=steps, desc=f"ours {config.name}", leave=False) as bar:
         for epoch in range(1, config.epochs + 1):
-            part = torch.randperm(len(train.images), device=vae.DEVICE)[:size]
-            batches = vae.Batches(train.images[part], train.labels[part.cpu()], config.batch_size)
+            if size < len(train.images):
+                part = torch.randperm(len(train.images), device=vae.DEVICE)[:size]
+                batches = vae.Batches(train.images[part], train.labels[part], config.batch_size)
             vae.train_one_epoch(model, batches, optimizer, config, epoch, bar)
     seconds = wait() - start
-    return seconds, seconds / epochs_of(config), vae.evaluate(model, test, config)["loss"]
+    return seconds, seconds / epochs_seen(config), vae.evaluate(model, test, config)["loss"]
 
 
 def step_over_bare(config, rounds=5):
@@ -196,7 +199,7 @@ def measure(name, repeats):
     result = {"machine": machine(), "repeats": repeats}
     if name == "report-a":
         seconds, _, loss = medians(ours, SHORT)
-        return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_of(SHORT)}
+        return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(SHORT)}
     if name == "parts":
         for key, parts in PARTS.items():
             result[key] = {}
@@ -209,7 +212,7 @@ def measure(name, repeats):
     result |= {"ordinary_s": seconds, "ordinary_epoch_s": epoch_s, "target_loss": loss}
     seconds, epoch_s, loss = medians(ours, recipe)
     result |= {"ours_s": seconds, "ours_epoch_s": epoch_s, "ours_loss": loss}
-    result |= {"ordinary_epochs": epochs, "ours_epochs": epochs_of(recipe)}
+    result |= {"ordinary_epochs": epochs, "ours_epochs": epochs_seen(recipe)}
     result["ratio"] = result["ordinary_s"] / result["ours_s"]
     over_bare, share = step_over_bare(recipe)
     return result | {"step_over_bare": over_bare, "share_of_matrix_rate": share}
@@ -229,7 +232,7 @@ def write_results(results):
         "the mean image, whole batches by index, for `conv-2d` a KL whose weight rises over the "
         "first third, and: "
         + "; ".join(
-            f"`{name}` {epochs_of(recipe):.3g} epochs, rate {recipe.lr}, "
+            f"`{name}` {epochs_seen(recipe):.3g} epochs, rate {recipe.lr}, "
             f"{ {'one-cycle': 'cosine', 'linear': 'straight line'}[recipe.schedule] }, "
             f"batches of {recipe.batch_size}, "
             f"{ {'adamw': 'AdamW', 'muon': 'Muon'}[recipe.optimizer] }"

@@ -123,11 +123,11 @@ def main():
     results = {track: ours(track, args.seeds) for track in args.tracks}
     if not args.ordinary:
         return
-    goals = [float(track) for track in results]
-    networks = {USUAL: min(goals)} | {RECIPES[f"{goal:.0f}"]: goal for goal in goals}
+    goals = {float(track): track for track in results}
+    networks = {USUAL: min(goals)} | {RECIPES[track]: goal for goal, track in goals.items()}
     for network, last in networks.items():  # how far each is to come down
         for goal, took in ordinary(network, [goal for goal in goals if goal >= last]).items():
-            track = f"{goal:.0f}"
+            track = goals[goal]
             result = results[track]
             result[f"ordinary {network.name}"] = took
             print(f"{network.name}, to {goal}: {json.dumps(took)}")

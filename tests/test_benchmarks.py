@@ -37,7 +37,7 @@ def test_a_pass_may_be_a_part_of_the_images_others_each_time(monkeypatch, tiny_d
     bench.ours(config, seed=0)
     assert [len(batches.images) for batches in seen] == [90] * 3
     assert not torch.equal(seen[0].images.sort(0).values, seen[1].images.sort(0).values)
-    assert bench.epochs_of(config) * bench.IMAGES == 3 * 90
+    assert bench.epochs_seen(config) * bench.IMAGES == 3 * 90
 
 
 def test_a_row_of_the_likelihood_chapter_is_trained_and_measured():

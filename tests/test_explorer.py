@@ -253,7 +253,6 @@ def ink(page):
 def test_zoom_and_pan(open_page, built):
     page = open_page(built.path, width=500)
     canvas = page.locator("#cursor")
-    settle(page)
     whole = ink(page)
     scrolled = page.evaluate("scrollY")
     canvas.scroll_into_view_if_needed()
@@ -281,7 +280,6 @@ def test_zoom_and_pan(open_page, built):
     settle(page)
     assert look(page, "state.point") == pytest.approx(under, abs=0.05)  # it went with the mouse
     page.click("#zoom-all")
-    settle(page)
     assert ink(page) == whole
     page.click("#zoom-image")
     close = ink(page)
