@@ -27,6 +27,11 @@ def clearly_below(a, b):
     return np.mean(b) - np.mean(a) > 2 * max(np.std(a, ddof=1), np.std(b, ddof=1))
 
 
+def clearly_different(a, b):
+    """Is either of two lots of repeats clearly below the other?"""
+    return clearly_below(a, b) or clearly_below(b, a)
+
+
 def learn(model, loss, batches, epochs, lr=2e-3):
     """Train a model by the mean of ``loss(x, y)`` over each of Batches. Returns seconds.
 

@@ -277,7 +277,7 @@ class Encoder(nn.Module):
 
     def forward(self, x):
         h = self.body(x)
-        return self.mu(h), self.logvar(h)
+        return self.mu(h), self.logvar(h).clamp(max=4)  # its exp: one image could cost millions
 
 
 class Decoder(nn.Module):
@@ -445,9 +445,12 @@ def orthogonal(matrix):
     """About U V^T of a matrix U S V^T: five steps of Jordan's polynomial take S towards 1."""
     x = matrix / (matrix.norm() + 1e-7)
     x = x.T if len(x) > x.shape[1] else x  # the short side first
-    for _ in range(5):
-        square = x @ x.T
-        x = 3.4445 * x + (-4.775 * square + 2.0315 * square @ square) @ x
+    square, one = x @ x.T, torch.eye(len(x), device=x.device)
+    total = one
+    for _ in range(5):  # on the small square alone: x is multiplied once, at the end
+        factor = 3.4445 * one - 4.775 * square + 2.0315 * square @ square
+        total, square = factor @ total, factor @ square @ factor
+    x = total @ x
     return x.T if len(matrix) > matrix.shape[1] else x
 
 
@@ -515,8 +518,7 @@ def train_one_epoch(model, batches, optimizer, config, epoch=1, bar=None):
         optimizer.zero_grad(set_to_none=True)
         loss.mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        with autocast(config):  # for the matrix products of Muon
-            optimizer.step()
+        optimizer.step()
         sums.append(torch.stack((loss, recon, kl)).detach().sum(1))  # stays on the device
         images += len(x)
         if bar is not None:
@@ -645,7 +647,8 @@ def fit(config, model=None, out_dir=None, figures=True):
         print(f"stopped: epochs finished so far are in {out_dir}; the same call goes on from there")
         if not (out_dir / "best.pt").exists():
             return Run(network.eval(), history, config, out_dir)
-    gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
+    if figures:
+        gc.collect()  # matplotlib's leftovers keep all that this function held, 200 MB, until then
     return load_run(out_dir, model)
 
 

@@ -152,8 +152,7 @@ def step_over_bare(config, rounds=5):
         loss = vae.elbo(logits, x, mu, logvar)[0].mean()
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        with vae.autocast(config):
-            optimizer.step()
+        optimizer.step()
 
     with FlopCounterMode(display=False) as counter:
         bare()

@@ -33,7 +33,7 @@ BURDA = vae.Config(  # the network of Burda et al. 2016 with one stochastic laye
 )
 ROWS = {  # settings of vae.fit, and what is none; t50, mixture and flow differ in the prior alone
     "t50": {"config": NET},
-    "t190": {"config": NET.replace(epochs=74)},
+    "t190": {"config": NET.replace(epochs=48)},
     "t600": {"config": NET.replace(epochs=100), "finish": 24},
     "mixture": {"config": NET, "prior": Mixture},
     "flow": {"config": NET, "prior": Flow},
@@ -85,7 +85,7 @@ def run(name, seed):
         "seconds": seconds, "epochs": config.epochs + how.get("finish", 0),
         "parameters": sum(weight.numel() for weight in model.parameters()),
         "command": f"python benchmarks/likelihood.py {name} --seeds {seed}",
-        "machine": machine(), "date": str(date.today()),
+        "machine": machine(), "threads": torch.get_num_threads(), "date": str(date.today()),
     }  # fmt: skip
     if prior:
         found["prior_parameters"] = sum(weight.numel() for weight in prior.parameters())

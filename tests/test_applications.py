@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import vae_utils as vae
-from vae_samples import clearly_below, learn, mean_sd, mixture_of_codes
+from vae_samples import clearly_below, clearly_different, learn, mean_sd, mixture_of_codes
 
 ROOT = Path(__file__).resolve().parent.parent
 PATH = ROOT / "notebooks" / "11_applications.ipynb"
@@ -116,7 +116,9 @@ def test_prices_add_up_and_the_bound_is_below():
 def test_the_rule_of_the_course():
     a, b = [1.0, 2.0, 3.0], [4.0, 5.0, 6.0]  # deviations of 1, a gap of 3
     assert clearly_below(a, b) and not clearly_below(b, a)
-    assert not clearly_below(a, [2.0, 4.0, 6.0])  # a gap of 2, and the larger deviation is 2
+    assert clearly_different(a, b) and clearly_different(b, a)
+    wide = [2.0, 4.0, 6.0]  # a gap of 2, and the larger deviation is 2
+    assert not clearly_below(a, wide) and not clearly_different(wide, a)
     assert (mean_sd(a, 1), mean_sd([1.25])) == ("2.0 ± 1.0", "1.25")
 
 
