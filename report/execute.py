@@ -8,7 +8,7 @@ import re
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -45,14 +45,6 @@ def read(path: Path):
     except Exception as error:  # nbformat and json have many
         cause = " ".join(str(error).split())[:80] or type(error).__name__
         raise ReportError(f"{path.name} is not a notebook, or is damaged ({cause})") from None
-
-
-def readable(path: Path):
-    """The notebook in a file; None where there is none, or a damaged one."""
-    try:
-        return read(path)
-    except (OSError, ReportError):
-        return None
 
 
 def read_json(path: Path) -> dict:
@@ -118,13 +110,9 @@ def environment() -> dict:
 class Client(NotebookClient):
     """nbclient, telling a progress bar what a cell prints."""
 
-    bar = None
-
     def process_message(self, msg, cell, cell_index):
-        if msg["msg_type"] == "stream":
-            lines = re.split(r"[\r\n]", strip_ansi(msg["content"]["text"]))
-            if last := [line.strip() for line in lines if line.strip()]:
-                self.bar.set_postfix_str(last[-1][:60])
+        if msg["msg_type"] == "stream" and (said := strip_ansi(msg["content"]["text"]).strip()):
+            self.bar.set_postfix_str(said.splitlines()[-1].strip()[:60])
         return super().process_message(msg, cell, cell_index)
 
 
@@ -134,15 +122,13 @@ def kernel_manager():
 
     It is the interpreter that runs this tool, whatever kernels are installed.
     """
-    manager = AsyncKernelManager(kernel_spec_manager=KernelSpecManager(kernel_dirs=[]))
     short = "/tmp" if os.access("/tmp", os.W_OK) else None  # sockets want paths below 100 bytes
-    with tempfile.TemporaryDirectory(
-        prefix="vae-", dir=short, ignore_cleanup_errors=True
-    ) as folder:
-        if sys.platform != "win32":
-            manager.transport, manager.ip = "ipc", f"{folder}/kernel"
-            manager.connection_file = f"{folder}/connection.json"
-        yield manager
+    with tempfile.TemporaryDirectory(dir=short, ignore_cleanup_errors=True) as folder:
+        yield AsyncKernelManager(
+            kernel_spec_manager=KernelSpecManager(kernel_dirs=[]),
+            transport="tcp" if sys.platform == "win32" else "ipc",
+            connection_file=f"{folder}/kernel.json",  # the sockets lie beside it
+        )
 
 
 def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: dict) -> dict:
@@ -154,7 +140,10 @@ def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: di
     for path in chosen:
         notebook, kept = read(path), outputs / "executed" / path.name
         key = run_key(notebook, root, settings)
-        earlier = None if force else readable(kept)
+        earlier = None
+        if kept.exists() and not force:
+            with suppress(ReportError):  # damaged: it is run again
+                earlier = read(kept)
         if earlier and earlier.metadata.get("report", {}).get("key") == key:
             notebook.metadata["report"] = earlier.metadata["report"]
             ran = [cell for cell in earlier.cells if cell.cell_type == "code"]
@@ -193,7 +182,6 @@ def execute(path: Path, notebook, kept: Path, bar):
         with kernel_manager() as manager:
             client = Client(notebook, km=manager, timeout=None, resources=place)
             client.bar, client.extra_arguments = bar, ["--log-level=ERROR"]
-            client.reset_execution_trackers()
             with client.setup_kernel(cleanup_kc=True):
                 for index, cell in enumerate(notebook.cells):
                     client.execute_cell(cell, index)

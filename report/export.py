@@ -29,27 +29,20 @@ MATH = re.compile(  # code first: a dollar in code is no formula
     r"|(?<![\\$])\$(?P<inline>[^$]+?)(?<![\\$])\$",
     re.S | re.M,
 )
-CONFIG = Config(
-    {
-        "NbConvertBase": {
-            "display_data_priority": ["image/svg+xml", "image/png", "text/markdown", "text/plain"]
-        },
-        "TagRemovePreprocessor": {"enabled": True, "remove_cell_tags": {"results"}},
-        "CoalesceStreamsPreprocessor": {"enabled": True},
-        "ExtractOutputPreprocessor": {"extract_output_types": {"image/svg+xml", "image/png"}},
-    }
-)
+IN_SVG = re.compile(r'(?<=data:image/png;base64,)[^"]+')  # clouds of dots are pictures
+FORMS = ["image/svg+xml", "image/png", "text/markdown", "text/plain"]  # the first of them is shown
+CONFIG = Config()
+CONFIG.NbConvertBase.display_data_priority = FORMS
+CONFIG.TagRemovePreprocessor.enabled = True
+CONFIG.TagRemovePreprocessor.remove_cell_tags = {"results"}
+CONFIG.CoalesceStreamsPreprocessor.enabled = True
+CONFIG.ExtractOutputPreprocessor.extract_output_types = set(FORMS[:2])
 
 
 def to_markdown(notebook, name: str, folder: Path, root: Path) -> str:
     """The body of one page; its images, and the pages that it frames, are written to ``folder``."""
     prepare(notebook, name, folder)
-    exporter = MarkdownExporter(
-        template_name="markdown_page",
-        extra_template_basedirs=[str(HERE / "templates")],
-        config=CONFIG,
-    )
-    exporter.register_filter("host", host)
+    exporter = MarkdownExporter(template_file=str(HERE / "templates/page.md.j2"), config=CONFIG)
     exporter.register_filter("tidy", lambda text: tidy(text, root))
     try:
         body, found = exporter.from_notebook_node(
@@ -60,7 +53,7 @@ def to_markdown(notebook, name: str, folder: Path, root: Path) -> str:
     shutil.rmtree(folder / "img" / name, ignore_errors=True)
     for file, content in found["outputs"].items():
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        (folder / file).write_bytes(smaller(content) if file.endswith(".png") else content)
+        (folder / file).write_bytes(content)
     body = re.sub(r"\n{3,}", "\n\n", body).strip()
     for word in ("Figure", "Table"):
         parts = body.split(f"**{word}.**")
@@ -72,6 +65,7 @@ def prepare(notebook, name: str, folder: Path):
     """Name the folds, drop what is no result, choose one form of each figure."""
     for number, cell in enumerate(notebook.cells, 1):
         if cell.cell_type != "code":
+            cell.source = host(cell.source)
             continue
         cell.metadata["fold"] = fold(cell)
         cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
@@ -85,10 +79,14 @@ def prepare(notebook, name: str, folder: Path):
                 still = Path(about["still"]).read_bytes()
                 data["image/png"] = base64.b64encode(still).decode()
                 about["filename"] = Path(page).stem
-            svg = lighter(about.pop("svg", ""))  # vae_figures.show puts it there
+            if "text/markdown" in data:
+                data["text/markdown"] = host(data["text/markdown"])
+            svg = IN_SVG.sub(lambda png: lighter(png[0]), about.pop("svg", ""))  # of figures.show
             if 0 < len(svg) < HEAVY:
-                data.pop("image/png")
+                del data["image/png"]
                 data["image/svg+xml"] = svg
+            elif "image/png" in data:
+                data["image/png"] = lighter(data["image/png"])
             if {"image/svg+xml", "image/png"} & set(data):
                 about["alt"] = re.sub(r"[\[\]]", "", " ".join(about.get("alt", "").split()))
                 if not about["alt"]:
@@ -108,30 +106,21 @@ def fold(cell) -> str | None:
     return comment if len(lines) > LONG and "module" not in tags else None
 
 
-def lighter(svg: str) -> str:
-    """The drawing with the pictures in it, clouds of dots, made smaller."""
-
-    def again(match):
-        picture = smaller(base64.b64decode(match[1]))
-        return "data:image/png;base64," + base64.b64encode(picture).decode()
-
-    return re.sub(r"data:image/png;base64,([^\"]+)", again, svg)
-
-
-def smaller(png: bytes) -> bytes:
-    """The picture with its 256 best colours, which no eye tells from the whole: a third of it."""
-    image = Image.open(io.BytesIO(png))
+def lighter(png: str) -> str:
+    """A picture, in base64, with its 256 best colours, which no eye tells from the whole."""
+    image = Image.open(io.BytesIO(base64.b64decode(png)))
     few = image.convert("RGBA").quantize(256, Image.Quantize.FASTOCTREE)
     file = io.BytesIO()
     few.save(file, "PNG", optimize=True, dpi=image.info.get("dpi", (96, 96)))
-    return min(png, file.getvalue(), key=len)
+    return min(png, base64.b64encode(file.getvalue()).decode(), key=len)
 
 
 def tidy(text: str, root: Path) -> str:
-    """Printed text without colours, addresses and paths of this machine."""
+    """Printed text, fenced, without colours, addresses and paths of this machine."""
     text = "\n".join(line.rstrip() for line in strip_ansi(text).split("\n")).strip("\n")
     text = text.replace(str(root) + os.sep, "").replace(str(root), ".")
-    return re.sub(r" at 0x[0-9a-f]{6,}", "", text.replace(str(Path.home()) + os.sep, "~/"))
+    text = re.sub(r" at 0x[0-9a-f]{6,}", "", text.replace(str(Path.home()) + os.sep, "~/"))
+    return f"\n\n```text\n{text}\n```\n\n"
 
 
 def slug(heading: str) -> str:
@@ -152,8 +141,7 @@ def host(source: str) -> str:
         block = "\n".join(indent + line.strip() for line in ["```math", *lines, "```"])
         return ("" if match["indent"] is not None else "\n\n") + block + "\n"
 
-    text = MATH.sub(formula, source)
-    text = as_links(text)
+    text = as_links(MATH.sub(formula, source))
     text = text.replace("<details>", '<details markdown="1">').replace("](../docs/", "](")
     return re.sub(
         r"\]\((?:\./)?([\w-]+)\.ipynb(?:#([^)]*))?\)",

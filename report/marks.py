@@ -13,15 +13,6 @@ MARK = re.compile(
 )
 
 
-def lookup(match: re.Match, chapter: str, results: dict):
-    """The number that a mark names, or None."""
-    value = results.get(match["chapter"] or chapter)
-    for key in match["path"].split("/"):
-        value = value.get(key) if isinstance(value, dict) else None
-    known = isinstance(value, (int, float)) and math.isfinite(value)
-    return value if known else None
-
-
 def written(value: float, like: str) -> str:
     """The value with the decimals, thousands separators and signs of the number it replaces."""
     decimals = len(like.partition(".")[2])
@@ -40,8 +31,10 @@ def fill(text: str, chapter: str, results: dict, unknown: list | None = None) ->
 
     def replace(match):
         number, mark = match[0].split("<!--", 1)
-        value = lookup(match, chapter, results)
-        if value is not None:
+        value = results.get(match["chapter"] or chapter)
+        for key in match["path"].split("/"):
+            value = value.get(key) if isinstance(value, dict) else None
+        if isinstance(value, (int, float)) and math.isfinite(value):
             number = written(value, number)
         elif unknown is None:
             number = "–"

@@ -11,13 +11,11 @@ from itertools import groupby
 from pathlib import Path
 
 import jinja2
-import mistune
 from bs4 import BeautifulSoup
 from math_core import LatexError, LatexToMathML
+from mistune import Markdown, escape, import_plugin
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MathInlineParser
 from PIL import Image
-from pygments import highlight
-from pygments.formatters import HtmlFormatter
-from pygments.lexers import get_lexer_by_name
 
 from report.execute import ReportError, place, write
 from report.export import HERE, slug
@@ -40,12 +38,9 @@ def finish(folder: Path, results: dict):
     works = {key: re.sub(r"\[([^\]]+)\]\([^)]*\)|[*`]", r"\1", entry) for key, entry in works}
     machine = results.get("environment", {})
     seconds = sum(s for n, s in machine.get("seconds", {}).items() if "01" <= n[:2] <= "05")
-    template = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE / "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    ).get_template("page.html.j2")
+    source = (HERE / "templates" / "page.html.j2").read_text(encoding="utf-8")
+    template = jinja2.Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    known = {"pages": pages, "machine": machine, "minutes": f"{seconds / 60:.0f}"}
     found = []
     for number, (name, text) in enumerate(texts.items()):
         for other in re.findall(r"\]\(([\w-]+)\.md[#)]", text):  # a chapter that has no page yet
@@ -56,10 +51,7 @@ def finish(folder: Path, results: dict):
         navigation = f"<!-- nav -->{' · '.join(links)}<!-- /nav -->"
         write(folder / f"{name}.md", f"{head}\n\n{navigation}\n\n{body.lstrip()}")
         page = Page(folder, name, text, works)
-        around = [pages[i] if 0 <= i < len(pages) else None for i in (number - 1, number + 1)]
-        known = {"page": page, "pages": pages, "around": around, "machine": machine}
-        html = template.render(known, minutes=f"{seconds / 60:.0f}")
-        write(folder / f"{name}.html", html)
+        write(folder / f"{name}.html", template.render(known, page=page, number=number))
         found.append([name, page.plain, page.sections])
     found = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
     write(folder / "search-data.js", f"searchData({found});\n")
@@ -67,12 +59,15 @@ def finish(folder: Path, results: dict):
     (folder / ".nojekyll").touch()
 
 
-class Renderer(mistune.HTMLRenderer):
-    """Code is coloured, formulas are drawn, what was printed is told from code."""
+class Renderer(IPythonRenderer):
+    """nbconvert's, which colours code; here formulas are drawn, and prints told from code."""
 
     def __init__(self, name: str):
-        super().__init__(escape=False)
+        super().__init__(escape=False, exclude_anchor_links=True)
         self.name = name
+
+    def inline_math(self, tex):
+        return self.math(tex.strip("`"))  # $`…`$, as code hosts write it
 
     def math(self, tex, display=False):
         try:
@@ -89,24 +84,14 @@ class Renderer(mistune.HTMLRenderer):
             return self.math(code, display=True)
         if info == "text":
             return "".join(printed(*part) for part in groupby(lines, lambda x: x[:2] in MARKS))
-        return highlight(code, get_lexer_by_name(info or "text"), HtmlFormatter())
+        return super().block_code(code, info or "text")
 
 
 def printed(are_checks: bool, lines) -> str:
     if are_checks:
-        items = (f'<li data-mark="{x[0]}">{mistune.escape(x[2:])}</li>' for x in lines)
+        items = (f'<li data-mark="{x[0]}">{escape(x[2:])}</li>' for x in lines)
         return f'<ul class="checks">{"".join(items)}</ul>\n'
-    return f'<pre class="output">{mistune.escape(chr(10).join(lines))}</pre>\n'
-
-
-def inline_math(md):
-    """$`…`$, as code hosts write it."""
-
-    def parse(inline, match, state):
-        state.append_token({"type": "math", "raw": match["tex"]})
-        return match.end()
-
-    md.inline.register("math", r"\$`(?P<tex>[^`]+)`\$", parse, before="codespan")
+    return f'<pre class="output">{escape(chr(10).join(lines))}</pre>\n'
 
 
 class Page:
@@ -116,7 +101,8 @@ class Page:
         self.folder, self.name, self.works, self.svgs = folder, name, works, []
         self.source = re.search(r"sha256 (\w+)|$", text)[1] or ""
         text = re.sub(r"<!--.*?-->", "", text, flags=re.S)
-        markdown = mistune.create_markdown(renderer=Renderer(name), plugins=["table", inline_math])
+        parser, plugins = MathInlineParser(), [import_plugin("table")]
+        markdown = Markdown(Renderer(name), inline=parser, plugins=plugins)
         held = r"\(?<math>(?:(?!</math>).)*</math>[.,;:!?)’]+"  # a formula and its full stop
         html = re.sub(held, r'<span class="nobr">\g<0></span>', markdown(text))
         self.soup = soup = BeautifulSoup(html, "html.parser")
@@ -199,16 +185,14 @@ class Page:
         """Tables may scroll, asides stand in the margin, folded code is told from other folds."""
         for table in self.soup.find_all("table"):
             table.wrap(self.tag("div", "scroll"))
-            for head in table.find_all("th"):
-                if head.get_text(strip=True):
-                    head["scope"] = "col"
-                else:
-                    head.name = "td"
+        for head in self.soup.select("th:empty"):
+            head.name = "td"
         for quote in self.soup.find_all("blockquote"):
             if quote.get_text(strip=True).startswith("Aside."):
                 quote.strong.decompose()
                 quote.name, before = "aside", quote.find_previous_sibling(["p", "ul", "ol"])
-                before.wrap(self.tag("div", "noted")).insert(0, quote.extract())
+                if before:
+                    before.wrap(self.tag("div", "noted")).insert(0, quote.extract())
         for box in self.soup.find_all("details"):
             del box["markdown"]
             inner = box.find_all(True, recursive=False)[1:]
@@ -240,5 +224,5 @@ def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
     body = re.sub(r"'[^\";]*(?:, *[\w-]+)*, *sans-serif|'[^\";]*DejaVu[^\";]*", "var(--sans)", body)
     body = re.sub("#222222|#000000", "currentColor", body).replace("#ffffff", "var(--paper)")
-    top = f'<svg class="plot" role="img" aria-label="{mistune.escape(alt)}" viewBox="{box}"'
+    top = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{box}"'
     return f'{top} style="--width:{width}px"><g id="{key}">{body}</g></svg>', width
