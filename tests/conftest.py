@@ -1,5 +1,6 @@
 """What all tests share: a clean environment, tiny data in MNIST's format, tiny configs."""
 
+import gc
 import hashlib
 import os
 import signal
@@ -24,7 +25,6 @@ os.environ["PYTHONPATH"] = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import vae_data  # noqa: E402
-import vae_utils  # noqa: E402
 
 TINY = {"hidden": (32,), "batch_size": 50, "val_fraction": 0.2, "precision": "float32"}
 
@@ -77,14 +77,25 @@ def tiny_config():
     """Makes a Config that trains in a blink."""
 
     def make(name="tiny", **changes):
+        import vae_utils  # here, so that the process that only hands out tests needs no torch
+
         return vae_utils.Config(name, **(TINY | {"epochs": 3} | changes))
 
     return make
 
 
-SLOW = ["test_notebooks", "test_training", "test_browser", "test_experiments", "test_report"]
+SLOW = [
+    "test_notebooks", "test_training", "test_browser", "test_explorer", "test_lab", "test_report",
+    "test_pages", "test_data", "test_experiments", "test_cli", "test_benchmarks", "test_likelihood",
+]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):
     """Slow files first, so that no process is left with a long one at the end."""
     items.sort(key=lambda item: (SLOW + [item.path.stem]).index(item.path.stem))
+
+
+def pytest_collection_finish(session):
+    """What was imported stays: fit, which collects garbage, need not look at it again."""
+    gc.collect()
+    gc.freeze()

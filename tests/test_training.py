@@ -299,16 +299,17 @@ def test_stopped_run_comes_back_and_goes_on_exactly(
     tiny_data, tiny_config, tmp_path, monkeypatch, epoch, changes
 ):
     config = tiny_config(**changes, **RANDOM)
-    fit(config, out_dir=tmp_path / "unbroken")
+    figures = not changes  # they take most of a tiny run, and are the same in all
+    fit(config, out_dir=tmp_path / "unbroken", figures=figures)
     mend = stop_in_epoch(monkeypatch, epoch, press_stop)
-    run = fit(config, out_dir=tmp_path / "stopped")
+    run = fit(config, out_dir=tmp_path / "stopped", figures=figures)
     assert len(run.history) == epoch - 1 and run.config == config
     assert run.model.sample(2).shape == (2, 1, 28, 28)
     if epoch > 1:  # the weights of the best epoch, not those at the stop
         best = torch.load(tmp_path / "stopped" / "best.pt", weights_only=True)["model"]
         assert_same(dict(run.model.state_dict()), dict(best))
     mend()
-    run = fit(config, out_dir=tmp_path / "stopped")
+    run = fit(config, out_dir=tmp_path / "stopped", figures=figures)
     assert len(run.history) == 3
     assert_same(contents(tmp_path / "stopped"), contents(tmp_path / "unbroken"))
 
@@ -402,7 +403,11 @@ def start(tiny_data):
     can_fork = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if can_fork else "spawn")
     if can_fork:
-        context.set_forkserver_preload(["vae_utils"])
+        # The first optimizer imports torch's compiler; and no test should time the imports.
+        context.set_forkserver_preload(["vae_utils", "torch._dynamo", "test_training"])
+        first = context.Process(target=time.sleep, args=(0,))
+        first.start()
+        first.join()
     processes = []
 
     def begin(config, folder, figures=True):
@@ -455,7 +460,7 @@ def test_run_killed_at_ten_random_moments(start, tiny_config, tmp_path):
 
 def test_two_processes_on_one_folder(start, tiny_config, tmp_path):
     """One trains, the other says who does; with another config too. A killed one lets go."""
-    config, shared = tiny_config(epochs=200), tmp_path / "shared"
+    config, shared = tiny_config(epochs=80), tmp_path / "shared"
     first = start(config, shared)
     while not (shared / "last.pt").exists():
         assert first.exitcode is None
@@ -466,13 +471,13 @@ def test_two_processes_on_one_folder(start, tiny_config, tmp_path):
     first.kill()
     first.join()
     kept = torch.load(shared / "last.pt", weights_only=True)["epoch"]
-    assert kept < 200
+    assert kept < 80
     with pytest.raises(ValueError, match="latent_dim"):
         fit(config.replace(latent_dim=5), out_dir=shared)
-    second = start(config, shared)  # no stale lock is in its way
+    second = start(config, shared, figures=False)  # no stale lock is in its way
     second.join()
     assert second.exitcode == 0
-    assert len(load_run(shared).history) == 200
+    assert len(load_run(shared).history) == 80
 
 
 # ---------------------------------------------------------------- loses nothing
@@ -968,7 +973,7 @@ def test_nan_after_the_last_step_of_an_epoch(
 def test_a_rate_that_is_far_too_high_leaves_no_broken_run(
     tiny_data, tiny_config, tmp_path, monkeypatch
 ):
-    config = tiny_config(lr=10.0, schedule="constant", epochs=30)
+    config = tiny_config(lr=10.0, schedule="constant", epochs=30, hidden=(32,) * 8)
     monkeypatch.setattr(vae_utils, "CLIP", float("inf"))  # which might hold it
     with pytest.raises(FloatingPointError, match=r"epoch \d+"):
         fit(config, out_dir=tmp_path / "run")
