@@ -4,16 +4,13 @@ import re
 
 from math_core import LatexToMathML
 
-BLOCK = re.compile(r"^( *)```math\n(.*?)^ *```$", re.S | re.M)
-INLINE = re.compile(r"\$`([^`]+)`\$")
+FORMULA = re.compile(r"^( *)```math\n(.*?)^ *```$|\$`([^`]+)`\$", re.S | re.M)
 TEX = LatexToMathML()
 
 
 def on_page_markdown(markdown, **_):
-    def block(match):
-        return match[1] + TEX.convert_with_local_state(match[2], displaystyle=True)
+    def drawn(match):
+        indent, block, inline = match.groups(default="")
+        return indent + TEX.convert_with_local_state(block or inline, displaystyle=bool(block))
 
-    def inline(match):
-        return TEX.convert_with_local_state(match[1], displaystyle=False)
-
-    return INLINE.sub(inline, BLOCK.sub(block, markdown))
+    return FORMULA.sub(drawn, markdown)
