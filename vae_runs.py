@@ -105,23 +105,16 @@ def _unpack(path):
     return torch.load(path, map_location="cpu", weights_only=True)  # refuses code
 
 
-def _tensors(state):
-    """All tensors of weights and of the optimizer."""
-    optimizer = [
-        value for entry in state["optimizer"]["state"].values() for value in entry.values()
-    ]
-    return [*state["model"].values(), *filter(torch.is_tensor, optimizer)]
-
-
 def _is_sound(state):
     """Does a checkpoint hold a run up to its epoch, all numbers finite?"""
     rows, rng, moments = state["history"], state["rng"], state["optimizer"]["state"].values()
+    tensors = [*state["model"].values(), *(value for one in moments for value in one.values())]
     return (
         len(rows) == state["epoch"] <= state["config"]["epochs"]
         and all(list(row) == HISTORY and all(map(math.isfinite, row.values())) for row in rows)
         and rng.dtype == torch.uint8 and rng.shape == torch.get_rng_state().shape
         and (state["epoch"] == 0 or (len(moments) > 0 and all(moments)))
-        and all(torch.isfinite(tensor).all() for tensor in _tensors(state))
+        and all(tensor.isfinite().all() for tensor in tensors)
         and isinstance(state["data"], dict)
     )  # fmt: skip
 
@@ -138,10 +131,7 @@ def read_checkpoint(path, settings):
         raise ValueError(refused + "it is no file.")
     try:
         state = _unpack(path)
-        unknown, lacking = (
-            set(state["config"]) - set(settings),
-            set(settings) - set(state["config"]),
-        )
+        unknown, lacking = state["config"].keys() - settings, settings.keys() - state["config"]
         sound = bool(unknown or lacking) or _is_sound(state)
     except (OSError, MemoryError, torch.OutOfMemoryError):  # this says nothing about what is in it
         raise
@@ -209,9 +199,7 @@ class RunFolder:
                 problems.append(str(error))
                 continue
             if differ:
-                names = ", ".join(
-                    f"{key} ({there.get(key)} there, {here[key]} here)" for key in differ
-                )
+                names = ", ".join(f"{k} ({there.get(k)} there, {here[k]} here)" for k in differ)
                 raise ValueError(
                     f"{self.path} holds another run, which differs in {names}: "
                     "choose another out_dir or name, or delete that folder."
@@ -259,11 +247,7 @@ class RunFolder:
 
 
 def read_run(out_dir, settings):
-    """Config, history and best weights of the run in a folder; ``settings`` as in read_checkpoint.
-
-    If only last.pt can be read, the weights are those of the last epoch, and a warning says so.
-    Raises FileNotFoundError where there is no run, ValueError for damaged or foreign checkpoints.
-    """
+    """Config, history and best weights of the run in a folder, as vae_utils.load_run says."""
     found, problems = {}, []
     for name in ("best.pt", "last.pt"):
         try:
@@ -276,10 +260,8 @@ def read_run(out_dir, settings):
             raise problems[0]
         message = f"{out_dir} holds no trained run (best.pt): train one with fit(), from the start."
         raise FileNotFoundError(message)
-    if any(
-        state["config"] | state["data"] != trained[0]["config"] | trained[0]["data"]
-        for state in trained
-    ):
+    runs = [state["config"] | state["data"] for state in trained]
+    if runs[0] != runs[-1]:
         raise ValueError(f"{out_dir} holds checkpoints of two runs: delete the folder.")
     if "best.pt" not in found:
         warnings.warn(f"{problems[0]} The model is that of the last epoch.", stacklevel=3)

@@ -161,7 +161,7 @@ def outputs_dir(dataset=DATASET):
 
 def read_files(name, data_dir=None):
     """Train, then test, as bytes: images ``(N, 1, 28, 28)`` uint8, labels ``(N,)`` int64."""
-    for (images, labels), few in zip(read_arrays(find_dataset(name), data_dir), (1500, 500)):
+    for (images, labels), few in zip(read_arrays(find_dataset(name), data_dir), (900, 300)):
         rows = slice(few if FAST else None)
         yield torch.from_numpy(images[rows]), torch.from_numpy(labels[rows])
 
@@ -212,11 +212,9 @@ def get_dataloaders(config):
     count = max(2, round(config.val_fraction * len(labels)))
     sizes = labels.unique(return_counts=True)[1]  # of the classes
     room = sizes.min() > 1 and len(sizes) <= min(count, len(labels) - count)
-    places, classes = np.arange(len(labels)), labels if room else None
-    kept, held_out = train_test_split(
-        places, test_size=count, stratify=classes, random_state=config.seed
-    )
-    parts = (images[kept], labels[kept]), (images[held_out], labels[held_out]), test
+    rows, classes = np.arange(len(labels)), labels if room else None
+    kept, out = train_test_split(rows, test_size=count, stratify=classes, random_state=config.seed)
+    parts = (images[kept], labels[kept]), (images[out], labels[out]), test
     train, val, test = (((x / 255).to(DEVICE), y.to(DEVICE)) for x, y in parts)
     return Batches(*train, config.batch_size, shuffle=True), Batches(*val, 500), Batches(*test, 500)
 
