@@ -141,8 +141,8 @@ def run(chosen: list[Path], force: bool, outputs: Path, root: Path, settings: di
         notebook, kept = read(path), outputs / "executed" / path.name
         key = run_key(notebook, root, settings)
         earlier = None
-        if kept.exists() and not force:
-            with suppress(ReportError):  # damaged: it is run again
+        if not force:
+            with suppress(OSError, ReportError):  # not there, or damaged: it is run
                 earlier = read(kept)
         if earlier and earlier.metadata.get("report", {}).get("key") == key:
             notebook.metadata["report"] = earlier.metadata["report"]

@@ -185,8 +185,11 @@ class Page:
         """Tables may scroll, asides stand in the margin, folded code is told from other folds."""
         for table in self.soup.find_all("table"):
             table.wrap(self.tag("div", "scroll"))
-        for head in self.soup.select("th:empty"):
-            head.name = "td"
+            for head in table.find_all("th"):  # beside the empty corner, none would be inferred
+                if head.get_text(strip=True):
+                    head["scope"] = "col"
+                else:
+                    head.name = "td"
         for quote in self.soup.find_all("blockquote"):
             if quote.get_text(strip=True).startswith("Aside."):
                 quote.strong.decompose()

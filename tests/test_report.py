@@ -114,6 +114,19 @@ def course(tmp_path, monkeypatch):
     return Course(tmp_path, monkeypatch)
 
 
+def test_what_a_student_may_write(course):
+    """An aside with nothing before it, dollars, a fence in a language that nobody knows."""
+    source = "# T\n\n> **Aside.** A.\n\n\\$5 to \\$6, `$x$`\n\n```nosuch\na = 1\n```"
+    course.add("01_one", text(source + "\n\n| | a |\n|---|---|\n| r | 1 |"))
+    assert course.run() == 0
+    page = course.soup("01_one.html").select_one("article")
+    assert page.select_one("aside").get_text(strip=True) == "A."
+    assert "$5 to $6" in page.get_text() and "a = 1" in page.select_one("pre").get_text()
+    assert page.select("math") == [] and page.code.get_text() == "$x$"
+    (head,) = page.select("th")  # the empty corner is none
+    assert head["scope"] == "col" and head.get_text() == "a"
+
+
 def test_a_report(course, capsys, monkeypatch):
     monkeypatch.setattr(export, "LONG", 8)
     long = "# What it does\ndef f():\n" + "    pass\n" * 20
