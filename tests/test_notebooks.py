@@ -239,8 +239,6 @@ def runs(tmp_path_factory):
         started = {"in-order": (folder, pool.submit(run_in_order, folder))}
         for name in sorted(names[1:], key=lambda name: name[:2] not in LONG):
             folder = clone(base / name)
-            if name == "05_latent_exploration":  # alone without UMAP, in order with it
-                (folder / "umap.py").write_text("raise ImportError")
             started[name] = folder, pool.submit(run_alone, folder, name)
         yield started
         pool.shutdown(cancel_futures=True)
