@@ -237,7 +237,7 @@ def runs(tmp_path_factory):
     with ThreadPoolExecutor(2) as pool:
         folder = clone(base / "in-order")
         started = {"in-order": (folder, pool.submit(run_in_order, folder))}
-        for name in sorted(names[1:], key=lambda name: name[:2] not in LONG):
+        for name in sorted(names[3:], key=lambda name: name[:2] not in LONG):
             folder = clone(base / name)
             started[name] = folder, pool.submit(run_alone, folder, name)
         yield started
@@ -267,9 +267,9 @@ def check_run(notebook, folder, name):
     assert all(math.isfinite(n) for n in numbers(results) if isinstance(n, (int, float)))
 
 
-@pytest.mark.parametrize("path", CHAPTERS[1:], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHAPTERS[3:], ids=lambda path: path.stem)
 def test_runs_alone_in_a_fresh_clone(runs, path):
-    """All but the first, which is alone when the run in order begins."""
+    """All but the first three, which in their order find nothing that another one left."""
     if path.stem not in runs:
         pytest.skip("Fashion-MNIST is not to be had here")
     folder, future = runs[path.stem]
