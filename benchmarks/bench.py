@@ -183,28 +183,32 @@ def matrix_rate(config, size=2048):
     return 2 * size**3 / statistics.median(times)
 
 
+def medians(runs):
+    """The medians of the columns of some runs."""
+    return [statistics.median(column) for column in zip(*runs)]
+
+
 def measure(name, repeats):
     """All figures of one network; times and losses are medians over ``repeats`` seeds."""
-
-    def medians(train, *args, **kw):
-        runs = [train(*args, seed, **kw) for seed in range(repeats)]
-        return [statistics.median(column) for column in zip(*runs)]
-
-    result = {"machine": machine(), "repeats": repeats}
+    result, seeds = {"machine": machine(), "repeats": repeats}, range(repeats)
     if name == "report-a":
-        seconds, _, loss = medians(ours, SHORT)
+        seconds, _, loss = medians(ours(SHORT, seed) for seed in seeds)
         return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(SHORT)}
     if name == "parts":
         for key, parts in PARTS.items():
             result[key] = {}
             for part, (changes, arguments) in parts.items():
-                seconds, _, loss = medians(ours, RECIPES[key].replace(**changes), **arguments)
+                recipe = RECIPES[key].replace(**changes)
+                seconds, _, loss = medians(ours(recipe, seed, **arguments) for seed in seeds)
                 result[key][part] = {"ours_s": seconds, "ours_loss": loss}
         return result
     epochs, recipe = NETWORKS[name]
-    seconds, epoch_s, loss = medians(ordinary, recipe, epochs)
+    # Both in turns: the speed of a machine may change from one minute to the next.
+    pairs = [(ordinary(recipe, epochs, seed), ours(recipe, seed)) for seed in seeds]
+    theirs, our_own = zip(*pairs)
+    seconds, epoch_s, loss = medians(theirs)
     result |= {"ordinary_s": seconds, "ordinary_epoch_s": epoch_s, "target_loss": loss}
-    seconds, epoch_s, loss = medians(ours, recipe)
+    seconds, epoch_s, loss = medians(our_own)
     result |= {"ours_s": seconds, "ours_epoch_s": epoch_s, "ours_loss": loss}
     result |= {"ordinary_epochs": epochs, "ours_epochs": epochs_seen(recipe)}
     result["ratio"] = result["ordinary_s"] / result["ours_s"]
