@@ -77,7 +77,7 @@ def read_arrays(dataset, data_dir=None):
     return parts
 
 
-def say(text):
+def _say(text):
     """Tell the user on stderr, as progress bars do: it is no result, and belongs on no page."""
     print(text, file=sys.stderr, flush=True)
 
@@ -143,16 +143,16 @@ def _fetch(name, raw):
         return []
     for file in filter(lambda file: os.path.lexists(raw / file), missing):
         os.replace(raw / file, raw / f"{file}.bad")
-        say(f"{raw / file} is not the original: set aside as {file}.bad")
+        _say(f"{raw / file} is not the original: set aside as {file}.bad")
     for place, fetch in SOURCES[name].items():
-        say(f"{name}: trying {place}, at most {PATIENCE} s without an answer …")
+        _say(f"{name}: trying {place}, at most {PATIENCE} s without an answer …")
         with tempfile.TemporaryDirectory(prefix=".fetch-", dir=raw) as folder:
             try:
                 found = fetch(name, Path(folder))
                 if wrong := _missing(name, found):
                     raise ValueError(f"not the originals: {', '.join(wrong)}")
             except Exception as error:  # whatever is wrong with a source, the next is tried
-                say(f"  not to be had there ({str(error) or type(error).__name__})")
+                _say(f"  not to be had there ({str(error) or type(error).__name__})")
                 continue
             for file in missing:
                 os.replace(found / file, raw / file)

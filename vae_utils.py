@@ -750,5 +750,7 @@ def check_answer(answer, right):
 
 def save_results(chapter, results):
     """Keep a chapter's numbers, {name: {quantity: number}}, for the report and its marks."""
+    if not re.fullmatch(r"\w+", chapter):
+        raise ValueError(f"chapter={chapter!r} must be made of letters, digits and '_'.")
     text = json.dumps(results, indent=1, default=float)
     write_file(outputs_dir() / "results" / f"{chapter}.json", text.encode())

@@ -685,6 +685,8 @@ def test_nothing_to_measure_is_one_sentence():
         iwae_bound(model, images(2), k=0)
     with pytest.raises(ValueError, match="one or more"):
         reconstruction_loss(empty, empty)
+    with pytest.raises(ValueError, match=r"\.\./x"):
+        vae_utils.save_results("../x", {})
 
 
 def test_cross_entropy_floor_by_hand_and_as_the_least_loss():
