@@ -52,19 +52,21 @@ SHORT = vae.Config(
 IMAGES = 54_000  # to train on
 PASS = {"conv-2d": 12_500, SHORT.name: 40_000}  # images of a pass, where not all: others each time
 RECIPES = {name: recipe for name, (_, recipe) in NETWORKS.items()} | {"report-a": SHORT}
+WHOLE = {"nothing taken away": ({}, {})}
 START = {
     "torch's own first bias": ({}, {"from_mean": False}),
     "betas 0.9 and 0.999": ({}, {"betas": (0.9, 0.999)}),
 }
 PARTS = {  # by recipe, ours without one part: changes to the Config, arguments of ours()
     "mlp-2d": {
+        **WHOLE,
         "float32 instead of bfloat16": ({"precision": "float32"}, {}),
         "cosine instead of a straight line": ({"schedule": "one-cycle"}, {}),
         "constant rate of 1e-3": ({"schedule": "constant", "lr": 1e-3}, {}),
         **START,
     },
-    "report-a": START,
-    "conv-2d": {"AdamW instead of Muon": ({"optimizer": "adamw"}, {})},
+    "report-a": WHOLE | START,
+    "conv-2d": WHOLE | {"AdamW instead of Muon": ({"optimizer": "adamw"}, {})},
 }
 
 
@@ -196,11 +198,12 @@ def measure(name, repeats):
         return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(SHORT)}
     if name == "parts":
         for key, parts in PARTS.items():
-            result[key] = {}
-            for part, (changes, arguments) in parts.items():
-                recipe = RECIPES[key].replace(**changes)
-                seconds, _, loss = medians(ours(recipe, seed, **arguments) for seed in seeds)
-                result[key][part] = {"ours_s": seconds, "ours_loss": loss}
+            runs = {part: [] for part in parts}
+            for seed in seeds:  # in turns, as below
+                for part, (changes, arguments) in parts.items():
+                    runs[part].append(ours(RECIPES[key].replace(**changes), seed, **arguments))
+            rows = {part: medians(of_part) for part, of_part in runs.items()}
+            result[key] = {part: {"ours_s": s, "ours_loss": x} for part, (s, _, x) in rows.items()}
         return result
     epochs, recipe = NETWORKS[name]
     # Both in turns: the speed of a machine may change from one minute to the next.
@@ -266,11 +269,10 @@ def write_results(results):
         lines += ["", "What each part gives: our way, with one part taken away."]
         lines += ["", "| network | epochs | | loss | s |", "|---|---|---|---|---|"]
         for key in PARTS:
-            rows = {"nothing taken away": results[key]} | results["parts"][key]
             lines += [
                 f"| {RECIPES[key].name} | {results[key]['ours_epochs']:.3g} | {part} "
                 f"| {r['ours_loss']:.2f} | {r['ours_s']:.0f} |"
-                for part, r in rows.items()
+                for part, r in results["parts"][key].items()
             ]
     machines = sorted({r["machine"] for r in results.values()})
     text = "\n".join([*lines, "", "Machine: " + "; ".join(machines) + ".", ""])
