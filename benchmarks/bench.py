@@ -170,11 +170,15 @@ def step_over_bare(config, rounds=5):
     return statistics.median(ratios[1:]), rate / matrix_rate(config)
 
 
+def precision(config):
+    """The type that the networks of a Config compute in on this machine."""
+    with vae.autocast(config) as context:
+        return torch.bfloat16 if context._enabled else torch.float32
+
+
 def matrix_rate(config, size=2048):
     """Floating-point operations a second of one large matrix product, in the same precision."""
-    with vae.autocast(config) as context:
-        dtype = torch.bfloat16 if context._enabled else torch.float32
-    a = torch.randn(size, size, device=vae.DEVICE).to(dtype)
+    a = torch.randn(size, size, device=vae.DEVICE).to(precision(config))
     times = []
     for _ in range(8):
         start = wait()
@@ -241,8 +245,8 @@ def write_results(results):
             f"{ {'adamw': 'AdamW', 'muon': 'Muon'}[recipe.optimizer] }"
             for name, (_, recipe) in NETWORKS.items()
         )
-        + ". A pass of `conv-2d` takes 12,500 images, others each time, and one of 256-256-128, "
-        "below, takes 40,000; epochs are counted in 54,000.",
+        + f". A pass of `conv-2d` takes {PASS['conv-2d']:,} images, others each time, and one of "
+        f"{SHORT.name}, below, takes {PASS[SHORT.name]:,}; epochs are counted in {IMAGES:,}.",
         "",
         "| network | repeats | s an epoch: ordinary, ours | loss (epochs): ordinary | ours "
         "| s in all: ordinary, ours | times faster | our step / bare step | share of matrix rate |",
@@ -275,8 +279,10 @@ def write_results(results):
             "",
             "What each part gives: our way, with one part taken away. Losses compare; seconds do "
             "where all rows of a network were measured in one go.",
+            "",
+            "| network | epochs | | loss | s |",
+            "|---|---|---|---|---|",
         ]
-        lines += ["", "| network | epochs | | loss | s |", "|---|---|---|---|---|"]
         for key in PARTS:
             rows = {"nothing taken away": results[key]} | results["parts"][key]
             lines += [
@@ -310,10 +316,9 @@ def machine():
     about = environment()
     versions = f"Python {about['python']} · torch {about['torch']}"
     threads = torch.get_num_threads()
-    with vae.autocast(USUAL) as context:
-        bits = "bfloat16" if context._enabled else "float32"
+    kind = str(precision(USUAL)).removeprefix("torch.")
     cores = f"{about['cores']} cores, threads: {threads}"
-    return f"{about['processor']}, {cores}, networks in {bits}, {versions}"
+    return f"{about['processor']}, {cores}, networks in {kind}, {versions}"
 
 
 if __name__ == "__main__":
