@@ -51,6 +51,7 @@ ROOT = Path(__file__).resolve().parent
 FAST = os.environ.get("VAE_FAST", "0") not in ("", "0")  # few images, epochs, codes: for tests
 DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 torch.backends.cudnn.deterministic = True  # same numbers each time on a GPU too
+torch.set_flush_denormal(True)  # numbers below 1e-38 count as 0: they slow a CPU down
 try:
     DATASET = find_dataset(os.environ.get("VAE_DATASET") or "mnist")
 except ValueError as error:
@@ -341,7 +342,8 @@ class Autoencoder(VAE):
 
 def build_model(config):
     """The VAE, or the Autoencoder, that a Config asks for."""
-    return (VAE if config.variational else Autoencoder)(config).to(DEVICE)
+    model = (VAE if config.variational else Autoencoder)(config)
+    return model.to(DEVICE, memory_format=torch.channels_last)  # convolutions run faster so
 
 
 def start_from_mean(model, mean):

@@ -45,26 +45,32 @@ NETWORKS = {
     ),
 }
 REPORT_A = 147.87  # test loss of report A: conv-2d, 10 epochs of the ordinary way
+ELSEWHERE = (
+    "How much is won depends on the processor: on an AMD EPYC, two cores and bfloat16 too, the "
+    "three networks were 10.5, 9.5 and 5.6 times faster (`conv-2d` with passes of 12,500 images)."
+)
 # Ours for the same loss: three dense layers each way.
 SHORT = vae.Config(
     "256-256-128", hidden=(256, 256, 128), activation="silu", epochs=2, lr=8e-3, schedule="linear"
 )
 IMAGES = 54_000  # to train on
-PASS = {"conv-2d": 12_500, SHORT.name: 40_000}  # images of a pass, where not all: others each time
+PASS = {"conv-2d": 14_000, SHORT.name: 40_000}  # images of a pass, where not all: others each time
 RECIPES = {name: recipe for name, (_, recipe) in NETWORKS.items()} | {"report-a": SHORT}
 START = {
     "torch's own first bias": ({}, {"from_mean": False}),
     "betas 0.9 and 0.999": ({}, {"betas": (0.9, 0.999)}),
 }
+WHOLE = {"nothing taken away": ({}, {})}
 PARTS = {  # by recipe, ours without one part: changes to the Config, arguments of ours()
     "mlp-2d": {
+        **WHOLE,
         "float32 instead of bfloat16": ({"precision": "float32"}, {}),
         "cosine instead of a straight line": ({"schedule": "one-cycle"}, {}),
         "constant rate of 1e-3": ({"schedule": "constant", "lr": 1e-3}, {}),
         **START,
     },
-    "report-a": START,
-    "conv-2d": {"AdamW instead of Muon": ({"optimizer": "adamw"}, {})},
+    "report-a": WHOLE | START,
+    "conv-2d": WHOLE | {"AdamW instead of Muon": ({"optimizer": "adamw"}, {})},
 }
 
 
@@ -200,11 +206,15 @@ def measure(name, repeats):
         return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(SHORT)}
     if name == "parts":
         for key, parts in PARTS.items():
-            result[key] = {}
-            for part, (changes, arguments) in parts.items():
-                recipe = RECIPES[key].replace(**changes)
-                seconds, _, loss = medians(ours(recipe, seed, **arguments) for seed in seeds)
-                result[key][part] = {"ours_s": seconds, "ours_loss": loss}
+            runs = {part: [] for part in parts}
+            for seed in seeds:  # all parts in turns, for the same reason as below
+                for part, (changes, arguments) in parts.items():
+                    runs[part].append(ours(RECIPES[key].replace(**changes), seed, **arguments))
+            result[key], epochs = {}, epochs_seen(RECIPES[key])
+            for part, of_part in runs.items():
+                seconds, _, loss = medians(of_part)
+                row = {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs}
+                result[key][part] = row
         return result
     epochs, recipe = NETWORKS[name]
     # Both in turns: the speed of a machine may change from one minute to the next.
@@ -278,20 +288,21 @@ def write_results(results):
         lines += [
             "",
             "What each part gives: our way, with one part taken away. Losses compare; seconds do "
-            "where all rows of a network were measured in one go.",
+            "where all rows of a network were measured in turns. Here the machine was: "
+            f"{results['parts']['machine']}.",
             "",
             "| network | epochs | | loss | s |",
             "|---|---|---|---|---|",
         ]
         for key in PARTS:
-            rows = {"nothing taken away": results[key]} | results["parts"][key]
             lines += [
-                f"| {RECIPES[key].name} | {results[key]['ours_epochs']:.3g} | {part} "
+                f"| {RECIPES[key].name} | {r['ours_epochs']:.3g} | {part} "
                 f"| {r['ours_loss']:.2f} | {r['ours_s']:.0f} |"
-                for part, r in rows.items()
+                for part, r in results["parts"][key].items()
             ]
-    machines = sorted({r["machine"] for r in results.values()})
-    text = "\n".join([*lines, "", "Machine: " + "; ".join(machines) + ".", ""])
+    machines = sorted({r["machine"] for name, r in results.items() if name != "parts"})
+    lines += ["", "Machine of the rest: " + "; ".join(machines) + f". {ELSEWHERE}", ""]
+    text = "\n".join(lines)
     if vae.FAST:
         return print(text)
     write_file(HERE / "RESULTS.md", text.encode())

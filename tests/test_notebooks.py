@@ -114,7 +114,7 @@ def test_exercises_can_be_answered(path):
     assert len(re.findall(r"<details>\s*<summary>Solution", text)) >= 3
 
 
-LATER = {"09_likelihood": 625, "10_pitfalls": 400, "11_applications": 435}  # lines of code
+LATER = {"09_likelihood": 625, "10_pitfalls": 400, "11_applications": 445}  # lines of code
 
 
 def test_cells_are_small():

@@ -49,6 +49,10 @@ def images(n, seed=0):
     )
 
 
+def test_numbers_too_small_to_be_quick_count_as_zero():
+    assert torch.full((3,), 1e-39).mul(0.5).eq(0).all()
+
+
 # ---------------------------------------------------------------- objective
 
 
