@@ -198,23 +198,24 @@ def medians(runs):
     return [statistics.median(column) for column in zip(*runs)]
 
 
+def row_of_ours(recipe, runs):
+    """Medians of some runs of our way, for the tables."""
+    seconds, _, loss = medians(runs)
+    return {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(recipe)}
+
+
 def measure(name, repeats):
     """All figures of one network; times and losses are medians over ``repeats`` seeds."""
     result, seeds = {"machine": machine(), "repeats": repeats}, range(repeats)
     if name == "report-a":
-        seconds, _, loss = medians(ours(SHORT, seed) for seed in seeds)
-        return result | {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs_seen(SHORT)}
+        return result | row_of_ours(SHORT, [ours(SHORT, seed) for seed in seeds])
     if name == "parts":
         for key, parts in PARTS.items():
             runs = {part: [] for part in parts}
             for seed in seeds:  # all parts in turns, for the same reason as below
                 for part, (changes, arguments) in parts.items():
                     runs[part].append(ours(RECIPES[key].replace(**changes), seed, **arguments))
-            result[key], epochs = {}, epochs_seen(RECIPES[key])
-            for part, of_part in runs.items():
-                seconds, _, loss = medians(of_part)
-                row = {"ours_s": seconds, "ours_loss": loss, "ours_epochs": epochs}
-                result[key][part] = row
+            result[key] = {part: row_of_ours(RECIPES[key], rows) for part, rows in runs.items()}
         return result
     epochs, recipe = NETWORKS[name]
     # Both in turns: the speed of a machine may change from one minute to the next.
