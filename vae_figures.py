@@ -38,24 +38,36 @@ def class_colors(labels):
 def show(fig, name, alt):
     """Display a figure in a notebook, with a file name for the report and a text for the blind.
 
-    Curves and clouds travel as SVG too, for pages, where their text takes the page's type and ink.
+    It travels as SVG too, for pages, where its text takes the page's type and ink.
     """
     from IPython.display import display
 
     about, pictures = {"filename": name, "alt": alt}, any(ax.images for ax in fig.axes)
-    if pictures:
+    if pictures:  # no plate behind them; their text is legible on light and on dark
         for text in fig.findobj(plt.Text):
             text.set_color(GREY)
-    else:
-        file = io.StringIO()
-        margin = {"bbox_inches": "tight", "pad_inches": 0.12}  # the page's letters may be wider
-        fig.savefig(file, format="svg", metadata={"Date": None}, **margin)
-        about["svg"] = file.getvalue()
+    look, drawn = {"transparent": pictures, "bbox_inches": "tight"}, io.StringIO()
+    fig.savefig(drawn, format="svg", metadata={"Date": None}, pad_inches=0.12, **look)
+    about["svg"] = drawn.getvalue()  # 0.12 inches: the page's letters may be wider
     file = io.BytesIO()
-    fig.savefig(file, format="png", transparent=pictures, bbox_inches="tight", pad_inches=0.02)
+    fig.savefig(file, format="png", pad_inches=0.02, **look)
     about["image/png"] = {"width": round(Image.open(file).width * 96 / fig.dpi)}  # as on the page
     display({"image/png": file.getvalue()}, raw=True, metadata=about)
     plt.close(fig)
+
+
+def name_lines(ax):
+    """Write the label of each line beside its right end, in its colour, instead of a legend."""
+    ax.get_ylim()  # settles the scale
+    room, free = 13 * ax.figure.dpi / 72, -np.inf  # pixels: of one line of text, next to be had
+    named = [line for line in ax.lines if line.get_label()[0] != "_"]
+    ends = [(ax.transData.transform(line.get_xydata()[-1])[1], line) for line in named]
+    for end, line in sorted(ends, key=lambda pair: pair[0]):
+        free = max(end, free)
+        style = {"textcoords": "offset points", "va": "center", "color": line.get_color()}
+        shift = (6, (free - end) * 72 / ax.figure.dpi)
+        ax.annotate(line.get_label(), line.get_xydata()[-1], shift, **style)
+        free += room
 
 
 def table(frame, digits=2, formats=None):
@@ -118,12 +130,13 @@ def plot_history(history):
     fig, axes = plt.subplots(1, 3, figsize=(8.4, 3.2))
     epochs = [row["epoch"] for row in history]
     for ax, part, title in zip(axes, ("loss", "recon", "kl"), ("Loss", "Reconstruction", "KL")):
-        for split, color in (("train", LINES[0]), ("val", LINES[1])):
-            ax.plot(epochs, [row[f"{split}_{part}"] for row in history], "o-", ms=3, color=color)
+        for split, name in (("train", "train"), ("val", "validation")):
+            losses = [row[f"{split}_{part}"] for row in history]
+            ax.plot(epochs, losses, "o-", ms=3, label=name)
         ax.set(title=title, xlabel="epoch")
         ax.xaxis.get_major_locator().set_params(integer=True)
     axes[0].set_ylabel("nats per image")
-    axes[0].legend(["train", "validation"])
+    name_lines(axes[-1])  # the last: on phones panels are cut apart
     return fig
 
 

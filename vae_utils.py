@@ -340,9 +340,10 @@ class Autoencoder(VAE):
         return mu
 
 
-def build_model(config):
-    """The VAE, or the Autoencoder, that a Config asks for."""
-    model = (VAE if config.variational else Autoencoder)(config)
+def build_model(config, model=None):
+    """The VAE, or the Autoencoder, that a Config asks for, or your own ``model``, on the DEVICE."""
+    if model is None:
+        model = (VAE if config.variational else Autoencoder)(config)
     return model.to(DEVICE, memory_format=torch.channels_last)  # convolutions run faster so
 
 
@@ -601,7 +602,7 @@ def fit(config, model=None, out_dir=None, figures=True):
     data = {"fast": FAST, "network": own} | identity(config.dataset)
     folder = RunFolder(out_dir, vars(config), data)
     torch.manual_seed(config.seed)
-    network = build_model(config) if model is None else model.to(DEVICE)
+    network = build_model(config, model)
     optimizer = make_optimizer(network, config)
     state = folder.newest(network, optimizer)
     history = state["history"] if state else []
@@ -651,7 +652,7 @@ def load_run(out_dir, model=None):
     """
     settings, history, weights = read_run(Path(out_dir), vars(Config()))
     config = Config(**settings)
-    model = build_model(config) if model is None else model.to(DEVICE)
+    model = build_model(config, model)
     load_weights(model, weights, out_dir)
     return Run(model.eval(), history, config, Path(out_dir))
 

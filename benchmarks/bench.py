@@ -328,9 +328,8 @@ def machine():
     about = environment()
     versions = f"Python {about['python']} · torch {about['torch']}"
     threads = torch.get_num_threads()
-    kind = str(precision(USUAL)).removeprefix("torch.")
-    cores = f"{about['cores']} cores, threads: {threads}"
-    return f"{about['processor']}, {cores}, networks in {kind}, {versions}"
+    cores = f"{about['cores']} cores, threads: {threads}, networks in {about['precision']}"
+    return f"{about['processor']}, {cores}, {versions}"
 
 
 if __name__ == "__main__":

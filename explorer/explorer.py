@@ -13,7 +13,6 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from matplotlib.patches import Ellipse
 from matplotlib.patheffects import withStroke
 from torch import nn
 
@@ -34,6 +33,7 @@ SLIDER = """<div class="slider{dead}">{canvas}<div>
   <label for="dim-{k}">z<sub>{number}</sub> = <output></output>, {about}</label>
   <input type="range" id="dim-{k}" min="-3" max="3" step="0.05"></div>{canvas}</div>"""
 IMAGES = (1500, 1000, 500)  # test images in the page: as many as fit into MAX_BYTES
+GROUP = 16  # columns that share a scale, in the layer that draws the pixels
 CODE_UNIT = 1 / 2048  # codes travel as 16-bit multiples of it: up to ±16
 
 
@@ -52,24 +52,35 @@ def _layers(body):
     return layers
 
 
-def round_weights(weight, inputs):
-    """W ``(rows, cols)`` as whole numbers in [-127, 127] times a scale for each row.
+def round_weights(weight, inputs, group):
+    """W ``(rows, cols)`` as whole numbers in [-127, 127], scales of rows, and shares of the scales.
 
-    Not each to its nearest: what rounding one column changes is made good, as far as ``inputs``
+    A number counts its row's scale times, in 255ths, the share of its group of columns. Not each is
+    rounded to its nearest: what rounding one column changes is made good, as far as ``inputs``
     ``(N, cols)`` allow, by the columns that are still to come (GPTQ, Frantar et al. 2023). With
     pictures, whose pixels go together, the outputs are four times as close for the same bytes.
     """
     weight, inputs = weight.double().clone(), inputs.double()
-    scale = weight.abs().amax(1).clamp(min=1e-12) / 127
+    row, shares = weight.abs().amax(1).clamp(min=1e-12) / 127, []
     moments = inputs.T @ inputs / len(inputs)
     moments += 0.01 * moments.diagonal().mean() * torch.eye(len(moments), dtype=torch.float64)
     factor = torch.linalg.cholesky(torch.linalg.inv(moments), upper=True)
     whole = torch.empty_like(weight)
     for j in range(weight.shape[1]):
+        if j % group == 0:
+            largest = weight[:, j : j + group].abs().amax(1) / 127
+            shares.append((255 * largest / row).ceil().clamp(1, 255))
+            scale = row * shares[-1] / 255
         whole[:, j] = (weight[:, j] / scale).round().clamp(-127, 127)
         error = (weight[:, j] - scale * whole[:, j]) / factor[j, j]
         weight[:, j + 1 :] -= torch.outer(error, factor[j, j + 1 :])
-    return whole.to(torch.int8).numpy(), scale.float().numpy()
+    return whole.to(torch.int8).numpy(), row.float().numpy(), torch.stack(shares, 1).byte().numpy()
+
+
+def restore_weights(whole, row, shares, group):
+    """The weights that the page computes with: whole ``(rows, cols)`` times its scales."""
+    scales = np.repeat(row[:, None] * shares / np.float32(255), group, 1)
+    return torch.from_numpy(whole * scales[:, : whole.shape[1]])
 
 
 @torch.no_grad()
@@ -78,11 +89,12 @@ def _pack_network(layers, x):
     sizes, arrays = [], []
     for linear, activation, residual in layers:
         weight, bias = linear.weight.cpu(), linear.bias.cpu()
-        whole, scale = round_weights(weight, x)
-        sizes.append([*weight.shape, activation, residual])
-        arrays += [scale, bias.numpy(), whole]
-        h = torch.from_numpy(whole * scale[:, None])  # the next layer sees what the page will see
-        h = x @ h.T + bias
+        group = GROUP if linear is layers[-1][0] else weight.shape[1]
+        whole, row, shares = round_weights(weight, x, group)
+        sizes.append([*weight.shape, group, activation, residual])
+        arrays += [row, bias.numpy(), shares, whole]
+        # The next layer sees what the page will see.
+        h = x @ restore_weights(whole, row, shares, group).T + bias
         if activation != "none":
             h = getattr(nn.functional, activation)(h)
         x = x + h if residual else h
@@ -143,15 +155,16 @@ def _repeated(order, kl, tags, names):
         "film": CANVAS * FRAMES,
         "legend": "".join(button.format(i, figures.class_colors(i), names[i]) for i in tags),
         "sliders": "\n".join(sliders),
+        "dead": "; dead ones come last and change nothing" if min(kl) < ALIVE else "",
         "where": "; ".join(where).replace("-", "−"),
     }
 
 
 @torch.no_grad()
-def draw_still(model, images, labels, mu, sigma, tags, names):
+def draw_still(model, images, labels, mu, sigma, first, tags, names):
     """A still of the page, as the bytes of a PNG: the plane, one image, and ten draws of its code.
 
-    The plane shows its pictures and the codes; the image is the first, with its ellipses.
+    The plane shows its pictures and the codes; number ``first`` is the image.
     """
     middle, reach = _sight(mu)
     steps = torch.linspace(-1, 1, 2 * 16 + 1)[1::2] * reach  # the middles of 16 tiles
@@ -171,13 +184,13 @@ def draw_still(model, images, labels, mu, sigma, tags, names):
     for label, tag in tags.items():
         text = ax.text(*tag, names[label], ha="center", va="center", weight="bold")
         text.set_path_effects([withStroke(linewidth=3, foreground="white")])
-    for k in (1, 2):  # an Ellipse takes diameters: twice k sigma
-        ax.add_patch(Ellipse(mu[0], *(2 * k * sigma[0]), fill=False, color="black", lw=1.5))
-    ax.set(xlabel="$z_1$", ylabel="$z_2$")
+    ax.plot(*mu[first], "o", ms=11, mfc="white", mec="black", mew=2)
+    ax.annotate("x", mu[first], (9, 9), textcoords="offset points", weight="bold")
+    ax.set(xlabel="$z_1$", ylabel="$z_2$", xlim=extent[:2], ylim=extent[2:])
     eps = np.random.default_rng(0).standard_normal((10, 2))
-    draws = decode(mu[0] + sigma[0] * eps)
+    draws = decode(mu[first] + sigma[first] * eps)
     for box, picture, title in (
-        ([1.06, 0.56, 0.4, 0.4], images[0, 0], "a test image"),
+        ([1.06, 0.56, 0.4, 0.4], images[first, 0], "x, a test image"),
         ([1.06, 0.0, 0.4, 0.46], figures.tile(draws, 3), "ten draws of its code, decoded"),
     ):
         side = ax.inset_axes(box)
@@ -243,7 +256,7 @@ def build(run_2d, run_16d, test):
         page = assemble(template, modules, data, count=f"{count:,}", **words)
         if len(page.encode()) <= MAX_BYTES:
             break  # weights that are hardly trained pack badly: then the fewest images it is
-    shown = mu[:count].numpy(), sigma[:count].numpy(), tags, names
+    shown = mu[:count].numpy(), sigma[:count].numpy(), data["first"], tags, names
     still = draw_still(run_2d.model, images[:count], labels[:count].numpy(), *shown)
     return page, still
 

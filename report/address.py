@@ -1,8 +1,8 @@
-"""``python -m report.address [URL]``: the address of this copy, where readers need it.
+"""``python -m report.address [URL [BRANCH]]``: the address of this copy, where readers need it.
 
 It goes into the setup cells, as badges under the titles of the notebooks, as links under those of
-the pages in docs/, and into README.md. Without URL git is asked; where there is no address, or URL
-is ``none``, all that goes again.
+the pages in docs/, and into README.md. Without URL git is asked; with ``none`` all that goes again.
+Badges open the notebooks of a BRANCH: main, unless the workflow keeps them in one of its own.
 """
 
 import re
@@ -35,11 +35,11 @@ def clean(url: str) -> str:
     return f"https://{found[1]}/{found[2]}" if found else ""
 
 
-def badges(address: str, name: str) -> str:
+def badges(address: str, branch: str, name: str) -> str:
     """Both services open notebooks from GitHub alone."""
     if not address.startswith("https://github.com/"):
         return ""
-    path = f"{address.removeprefix('https://github.com/')}/blob/main/notebooks/{name}.ipynb"
+    path = f"{address.removeprefix('https://github.com/')}/blob/{branch}/notebooks/{name}.ipynb"
     colab, kaggle = "https://colab.research.google.com", "https://kaggle.com"
     first = f"[![Open in Colab]({colab}/assets/colab-badge.svg)]({colab}/github/{path})"
     other = f"{kaggle}/kernels/welcome?src=https://github.com/{path}"
@@ -63,10 +63,13 @@ def under_title(text: str, links: str) -> str:
 
 
 def main(argv=None, root: Path = ROOT) -> int:
-    given = (sys.argv[1:] if argv is None else argv) or [remote() or "none"]
-    address = clean(given[0])
-    if not address and given[0] != "none":
-        print(f"address: {given[0]} is no public address of a repository", file=sys.stderr)
+    given = sys.argv[1:] if argv is None else argv
+    url = given[0] if given else remote()
+    branch = given[1] if len(given) > 1 else "main"
+    address = clean(url)
+    if not address and url != "none":
+        problem = f"{url} is no public address of a repository" if url else "git knows no origin"
+        print(f"address: {problem}; make address URL=https://… names one", file=sys.stderr)
         return 1
     from report import execute, pages  # here, since execute imports this file
 
@@ -76,7 +79,7 @@ def main(argv=None, root: Path = ROOT) -> int:
             if "setup" in cell.metadata.get("tags", []):  # a notebook that runs
                 cell.source = COURSE.sub(f'COURSE = "{address}"', cell.source)
                 title = notebook.cells[0]
-                title.source = under_title(title.source, badges(address, path.stem))
+                title.source = under_title(title.source, badges(address, branch, path.stem))
         execute.write(path, nbformat.writes(notebook) + "\n")
     line, readme = f"This copy lives at <{address}>.\n" if address else "", root / "README.md"
     text = README.sub(lambda m: m[1] + line + m[2], readme.read_text(encoding="utf-8"))
@@ -84,7 +87,7 @@ def main(argv=None, root: Path = ROOT) -> int:
     results = execute.read_json(root / "docs" / "results.json")
     for path in (root / "docs").glob("*.md"):
         if path.stem in results:  # a chapter that runs
-            links = as_links(badges(address, path.stem))
+            links = as_links(badges(address, branch, path.stem))
             execute.write(path, under_title(path.read_text(encoding="utf-8"), links))
     if results:  # the HTML is made anew from the markdown
         pages.finish(root / "docs", results)

@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import nbformat
+import torch
 from jupyter_client import AsyncKernelManager
 from jupyter_client.kernelspec import KernelSpecManager
 from nbclient import NotebookClient
@@ -20,6 +21,7 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from nbconvert.filters import strip_ansi
 from tqdm import tqdm
 
+import vae_utils
 from report.address import neutral
 from vae_runs import write_file
 
@@ -98,12 +100,15 @@ def environment() -> dict:
     if Path("/proc/cpuinfo").exists():
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
         processor = names[0] if names else processor
+    with vae_utils.autocast(vae_utils.Config()):  # the same name is sold with and without bfloat16
+        bfloat16 = torch.is_autocast_enabled(vae_utils.DEVICE.type)
     return {
         "python": platform.python_version(),
         "torch": version("torch"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": " ".join(re.sub(r"\((R|TM)\)", " ", processor).split()),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
+        "precision": "bfloat16" if bfloat16 else "float32",
     }
 
 

@@ -21,7 +21,8 @@ from report.execute import ReportError, place, write
 from report.export import HERE, slug
 
 NAVIGATION = re.compile(r"<!-- nav -->.*?<!-- /nav -->\n*", re.S)
-UNITS = "nats?|bits?|seconds?|s|minutes?|epochs?|images?|pixels?|dimensions?|parameters|times|[%±×]"
+UNITS = "nats?|k?bits?|[kMG]B|bytes?|seconds?|s|minutes?|epochs?|steps?|images?|pixels?|codes?"
+UNITS += "|times|dimensions?|numbers?|parameters|seeds?|runs?|units?|points?|[%±×]"
 # Spaces that never break:
 HELD = re.compile(rf"(?<=\d) (?=(?:{UNITS})(?!\w)|·)|(?<=[±×≈]) (?=[\d−])|(?<=\d ·) ")
 MARKS = ("✓ ", "✗ ", "– ", "○ ")
@@ -105,6 +106,7 @@ class Page:
         markdown = Markdown(Renderer(name), inline=parser, plugins=plugins)
         held = r"\(?<math>(?:(?!</math>).)*</math>[.,;:!?)’]+"  # a formula and its full stop
         html = re.sub(held, r'<span class="nobr">\g<0></span>', markdown(text))
+        html = re.sub(rf"(</math>|\d</\w+>) (?=(?:{UNITS})(?!\w))", "\\1\u00a0", html)
         self.soup = soup = BeautifulSoup(html, "html.parser")
         title = soup.h1.extract() if soup.h1 else self.tag("h1")
         self.heading, self.plain = title.decode_contents(), title.get_text()
@@ -227,5 +229,6 @@ def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
     body = re.sub(r"'[^\";]*(?:, *[\w-]+)*, *sans-serif|'[^\";]*DejaVu[^\";]*", "var(--sans)", body)
     body = re.sub("#222222|#000000", "currentColor", body).replace("#ffffff", "var(--paper)")
+    body = re.sub("(<(?:text|g) [^>]*fill: )#767676", r"\g<1>currentColor", body)  # of pictures
     top = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{box}"'
     return f'{top} style="--width:{width}px"><g id="{key}">{body}</g></svg>', width

@@ -162,6 +162,18 @@ def test_networks_match_pytorch(open_page, built, tmp_path, variant):
         assert np.abs(ours[:, d:] - torch.exp(0.5 * logvar).numpy()).max() <= 0.02
 
 
+def test_rounded_weights_are_near_also_beside_large_ones():
+    torch.manual_seed(0)
+    weight, inputs = 0.01 * torch.randn(8, 40), torch.randn(500, 40)
+    weight[:, 0] = 1.0
+    off = {}
+    for group in (16, 40):
+        restored = explorer.restore_weights(*explorer.round_weights(weight, inputs, group), group)
+        off[group] = (restored - weight)[:, 16:].abs().max().item()
+        assert (restored - weight).abs().max() < 1 / 127
+    assert off[16] < 0.5 * off[40]  # what is left is made good for the rounding of the large ones
+
+
 def test_an_image_goes_through(open_page, built):
     page = open_page(built.path, place="#image=7")
     assert np.allclose(picture(page, "#seen"), built.images[7, 0], atol=0.003)
@@ -464,6 +476,15 @@ def test_places_in_the_address(open_page, built):
     assert page.is_visible("#home") and page.get_attribute("#home", "href") == "index.html"
 
 
+def test_a_link_to_a_place_leads_to_it(open_page, built):
+    assert open_page(built.path).evaluate("scrollY") == 0
+    page = open_page(built.path, place="#z=3,3")
+    top = page.evaluate("document.getElementById('space-title').getBoundingClientRect().top")
+    assert page.evaluate("scrollY") > 0 and -1 <= top < 100
+    box = page.evaluate("document.getElementById('decoded').getBoundingClientRect().toJSON()")
+    assert box["top"] >= 0 and box["bottom"] <= page.viewport_size["height"]
+
+
 def test_keyboard_alone(open_page, built):
     """Tab reaches every control; the pen draws; the map and the walk are moved."""
     page = open_page(built.path)
@@ -550,6 +571,16 @@ def test_other_models_are_refused(built, tmp_path):
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="node is not installed")
-def test_modules_in_node():
-    command = ["node", "--test", "test/explorer.test.js"]
-    subprocess.run(command, cwd=ROOT / "explorer", check=True, capture_output=True, timeout=60)
+@pytest.mark.parametrize("file", ["explorer.test.js", "lab.test.js"])
+def test_modules_in_node(file):
+    command = ["node", "--test", f"test/{file}"]
+    subprocess.run(command, cwd=ROOT / "explorer", check=True, capture_output=True, timeout=300)
+
+
+PRETTIER = ROOT / "tests" / "node_modules" / ".bin" / "prettier"
+
+
+@pytest.mark.skipif(not PRETTIER.exists(), reason="npm install --prefix tests")
+def test_javascript_is_formatted():
+    command = [PRETTIER, "--check", "src/*.js", "test/*.js"]
+    subprocess.run(command, cwd=ROOT / "explorer", check=True, capture_output=True)

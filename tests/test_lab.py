@@ -275,6 +275,7 @@ def test_beta_acts_while_it_runs_and_a_step_is_a_step(opened):
     step = measures(tab)["step"]
     tab.click("#one")
     tab.wait_for_function(f"lab.state.snapshot.step === {step + 1} && !lab.state.running")
+    tab.wait_for_function("document.getElementById('play').innerText === 'Play'")
     tab.click("#again")
     tab.wait_for_function("lab.state.snapshot?.step === 0")
 

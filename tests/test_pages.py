@@ -161,3 +161,11 @@ def test_mkdocs_builds_the_pages(tmp_path):
     page = (tmp_path / "site/02_model/index.html").read_text(encoding="utf-8")
     assert "<math" in page and "```" not in page and "$<code>" not in page
     assert (tmp_path / "site/explorer.html").exists()
+
+
+@each_page
+def test_no_line_ends_between_a_number_and_its_unit(path):
+    article = re.search("<article>.*</article>", path.read_text(encoding="utf-8"), re.S)[0]
+    article = re.sub(r"<(pre|code|svg|details)\b.*?</\1>", "", article, flags=re.S)
+    units = "nats?|images?|epochs?|seconds?|pixels?|steps?|codes?|MB"
+    assert re.findall(rf".{{20}}\d(?:</\w+>)* (?:{units})\b", article) == []

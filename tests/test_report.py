@@ -476,7 +476,7 @@ def test_addresses(url, clean):
     assert address.clean(url) == clean
 
 
-def test_address_is_written_and_taken_away(course, capsys):
+def test_address_is_written_and_taken_away(course, capsys, monkeypatch):
     setup = code('import sys\nCOURSE = ""  # written by make address\n', "setup")
     path = course.add("01_one", text("# One\n\nFirst words."), setup)
     readme = course.root / "README.md"
@@ -495,7 +495,14 @@ def test_address_is_written_and_taken_away(course, capsys):
     assert "[Open in Colab](https://colab" in page and "![" not in page  # links, no images
     assert address.main(["https://gitlab.com/me/vae"], root=course.root) == 0
     assert "[![" not in path.read_text()  # neither service opens notebooks from there
+    assert address.main(["https://github.com/me/vae", "colab"], root=course.root) == 0
+    assert "github/me/vae/blob/colab/notebooks/01_one.ipynb)" in path.read_text()
+    kept = path.read_bytes()
     assert address.main(["nonsense"], root=course.root) == 1
+    monkeypatch.setattr(address, "remote", str)  # git has no origin, or is not there
+    assert address.main([], root=course.root) == 1
+    assert "URL=" in capsys.readouterr().err
+    assert path.read_bytes() == kept  # nothing is taken away unasked
     assert address.main(["none"], root=course.root) == 0
     assert (path.read_bytes(), readme.read_bytes()) == before
 

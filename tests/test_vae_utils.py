@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import itertools
 import json
 import math
 import warnings
@@ -593,7 +594,8 @@ def test_names_stand_beside_their_rows():
 def test_show_gives_a_figure_its_file_name_and_alt_text(monkeypatch, pictures):
     shown = []
     monkeypatch.setattr("IPython.display.display", lambda data, **kw: shown.append((data, kw)))
-    fig = vae_figures.show_grid(images(4)) if pictures else vae_figures.plot_history(HISTORY)
+    grid = vae_figures.show_grid(images(4), rows=("one",))
+    fig = grid if pictures else vae_figures.plot_history(HISTORY)
     vae_figures.show(fig, "four-images", alt="Four images.")
     [(data, kw)] = shown
     about = kw["metadata"]
@@ -601,9 +603,26 @@ def test_show_gives_a_figure_its_file_name_and_alt_text(monkeypatch, pictures):
     assert list(data) == ["image/png"] and data["image/png"].startswith(b"\x89PNG")
     wide = int.from_bytes(data["image/png"][16:20])  # pixels, of which 144 make an inch
     assert about["image/png"] == {"width": round(wide / 1.5)}
-    assert ("svg" in about) != pictures
-    assert pictures or ">epoch</text>" in about["svg"]  # text stays text
+    svg = about["svg"]
+    assert ("<image" in svg) == pictures and ("#ffffff" in svg) != pictures  # no plate behind them
+    assert ">one</text>" in svg if pictures else ">epoch</text>" in svg  # text stays text
     assert not plt.fignum_exists(fig.number)
+
+
+def test_names_of_lines_stand_at_their_ends_and_apart():
+    fig, ax = plt.subplots()
+    for name, end in (("low", 0.0), ("high", 1.0), ("as high", 1.001)):
+        ax.plot([0, 1], [0, end], label=name)
+    ax.axhline(0.5)  # without a name
+    vae_figures.name_lines(ax)
+    fig.canvas.draw()
+    boxes = {text.get_text(): text.get_window_extent() for text in ax.texts}
+    assert list(boxes) == ["low", "high", "as high"]
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes.values(), 2))
+    for text, line in zip(ax.texts, ax.lines):
+        assert text.get_color() == line.get_color()
+        assert abs(text.xy[1] - line.get_ydata()[-1]) < 1e-9
+    plt.close(fig)
 
 
 def test_table_formats_each_column():

@@ -179,8 +179,12 @@ export function makeMap(plane, { labels, colors, names, tags, view: whole }, sta
     const step = reach / (event.shiftKey ? 8 : 40);
     const z = state.kept.map((v, k) => v + step * arrow[k]);
     moved("point", z);
-    if (z.some((v, k) => Math.abs(v - centre[k]) > reach)) look(z); // the view follows
+    follow(z);
   };
+  /** Moves the view to z where that is out of sight. */
+  function follow(z) {
+    if (z.length === 2 && z.some((v, k) => Math.abs(v - centre[k]) > reach)) look(z);
+  }
   $("zoom-in").onclick = () => zoom(0.6);
   $("zoom-out").onclick = () => zoom(1 / 0.6);
   $("zoom-all").onclick = all;
@@ -196,5 +200,5 @@ export function makeMap(plane, { labels, colors, names, tags, view: whole }, sta
     layout();
   });
   new ResizeObserver(layout).observe(top);
-  return { drawTop, redraw: look };
+  return { drawTop, redraw: look, follow };
 }

@@ -20,7 +20,7 @@ const models = data.models.map((header) => {
   model.codes = Float32Array.from(whole, (q) => q * data.codeUnit);
   const first = (label) => codeOf(model, Math.max(0, labels.indexOf(label))); // of a class
   model.ends = { a: first(1), b: first(0) };
-  const kept = model.d === 2 ? model.ends.a : codeOf(model, data.first);
+  const kept = model.d === 2 ? model.ends.a : null; // sliders begin where the image is
   model.places = { ...model.ends, kept }; // while the other model is looked at
   return model;
 });
@@ -41,7 +41,7 @@ const state = {
   x: null, // the image, its number among the test images, and its code { mu, sigma }
   index: undefined,
   code: null,
-  eps: [], // ten draws of the noise, for each model, after none at all
+  eps: [], // ten draws of the noise, after none at all
   draws: [], // codes: the mean itself and the ten draws
   pictures: [], // of them
   chosen: 1, // which of them the strip shows; 0 is the mean
@@ -228,11 +228,14 @@ function showFilm() {
   const way = arc ? "arc" : "line";
   $("film").ariaLabel = `Pictures on the ${way} from A, near ${from}, to B, near ${to}`;
 }
-function walkTo(t) {
+function markStep(t) {
   state.t = t;
   $("step").value = t;
   $("step").ariaValueText = `${Math.round(100 * t)} % of the way from A to B`;
   film.forEach((canvas, i) => canvas.classList.toggle("now", Math.round(10 * t) === i));
+}
+function walkTo(t) {
+  markStep(t);
   setPoint(between(state.a, state.b, t, state.arc), true);
 }
 function pause() {
@@ -283,8 +286,10 @@ function setModel(model) {
   Object.assign(state, { model, ...model.places });
   document.body.dataset.d = model.d; // for what the style hides
   markPressed($("models"), $("models").children[models.indexOf(model)]);
-  move("point", state.kept);
+  const start = state.x ? model.encode(state.x).mu : codeOf(model, data.first);
+  move("point", state.kept ?? start);
   setImage(state.x);
+  markStep(0);
   showFilm();
 }
 models.forEach((model, i) => ($("models").children[i].onclick = () => setModel(model)));
@@ -308,6 +313,9 @@ function followAddress() {
   setArc(asked.arc ?? state.arc);
   if (asked.image !== undefined || !state.x) showTestImage(asked.image ?? data.first);
   move("point", asked.z ?? asked.a ?? state.kept);
+  if (!asked.z) return;
+  map.follow(asked.z);
+  if (asked.image === undefined) $("space-title").scrollIntoView(); // a link to this very place
 }
 window.onhashchange = followAddress;
 

@@ -26,7 +26,8 @@ export function drawMap(canvas, { snapshot, settings }, { labels, names }, color
   ctx.globalAlpha = 0.9;
   for (let i = 0; i < HELD_OUT; i++) {
     const [x, y] = place(i);
-    disc(ctx, [x, y], side > 400 ? 2.6 : 2.2, showLabels ? colors[labels[i]] : plain);
+    const hue = showLabels ? colors[labels[i]] : plain;
+    disc(ctx, [x, y], side > 400 ? 2.6 : 2.2, hue, dark().matches ? "#fff5" : "transparent");
     const middle = middles[labels[i]];
     Object.assign(middle, { x: middle.x + x, y: middle.y + y, n: middle.n + 1 });
   }
@@ -39,7 +40,11 @@ export function drawMap(canvas, { snapshot, settings }, { labels, names }, color
   ctx.setLineDash([]);
   const font = `650 ${names[0].length > 1 ? 12 : 16}px`;
   if (!showLabels) return;
-  middles.forEach(({ x, y, n }, label) => write(ctx, names[label], [x / n, y / n], font));
+  const spots = middles.map(({ x, y, n }) => [x / n, y / n]);
+  spots.forEach((spot, label) => {
+    const near = ([x, y]) => Math.hypot(spot[0] - x, spot[1] - y) < 12;
+    if (spots.filter(near).length === 1) write(ctx, names[label], spot, font); // it stands alone
+  });
 }
 
 /** One curve for the batches and one for the held-out images, over the steps. */

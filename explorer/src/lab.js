@@ -15,6 +15,8 @@ const state = {
   id: 0, // counts the runs
   settings: { ...STANDARD },
   running: false,
+  round: 0, // steps that were last asked for
+  rested: false, // did a whole ROUND end by itself?
   snapshot: null, // the last one, as worker.js posts it
   measures: null, // what is said about the snapshot
   history: [], // {step, train, held, beta}
@@ -29,6 +31,8 @@ if (!data.datasets.fashion) {
   document.querySelectorAll("[data-change*=fashion], [value=fashion]").forEach((e) => e.remove());
 }
 const inputs = [...document.querySelectorAll("[data-setting]")];
+const calm = matchMedia("(prefers-reduced-motion: reduce)");
+let shown = 0; // when the screen was last drawn anew, in milliseconds
 
 // ---------------------------------------------------------------------------------- the worker
 
@@ -47,7 +51,7 @@ function tell(change, message) {
 }
 
 const pause = () => tell({ running: false }, { pause: true });
-const run = (steps = ROUND) => tell({ running: true }, { run: steps });
+const run = (steps = ROUND) => tell({ running: true, round: steps }, { run: steps });
 
 /** Changes settings while it runs. */
 const set = (change) => tell({ settings: { ...state.settings, ...change } }, { settings: change });
@@ -70,11 +74,14 @@ function viewOf(d) {
 worker.onmessage = ({ data: snapshot }) => {
   if (snapshot.id !== state.id) return; // of a run that has been left
   const { step, train, held, beta, running } = snapshot;
-  Object.assign(state, { snapshot, running });
+  const rested = state.round === ROUND && state.running && !running;
+  Object.assign(state, { snapshot, running, rested });
   state.measures = { step, beta, ...held, ...measure(snapshot, dataset().labels) };
   if (train) state.history.push({ step, train, held, beta });
   if (state.history.length > 600) state.history = state.history.filter((_, i) => i % 2);
   follow();
+  if (running && calm.matches && performance.now() - shown < 1000) return; // one picture a second
+  shown = performance.now();
   requestAnimationFrame(show);
 };
 
@@ -141,21 +148,22 @@ function takeOver(renew) {
 // --------------------------------------------------------------------------------- the screen
 
 function show() {
-  const { snapshot, measures, history, settings, until, answer } = state;
+  const { snapshot, measures, history, settings, until, answer, rested } = state;
+  setTexts({ play: state.running ? "Pause" : "Play" });
   if (!snapshot) return;
   drawMap($("map"), state, dataset(), data.colors);
   for (const row of ["originals", "rebuilt", "samples"]) showPixels($(row), snapshot[row], 6);
 
   const { step, beta, rate, held, reach, speed, running, kernel } = snapshot;
   const recon = settings.mean ? held.recon / 784 : held.recon;
-  const broken = Number.isFinite(held.loss)
-    ? ""
-    : "and the loss is no number any more: start again";
+  let rest = rested ? "and a pause: Play goes on" : "";
+  if (!Number.isFinite(held.loss)) rest = "and the loss is no number any more: start again";
   const [same, spread] = [percent(measures.same), number(measures.spread)];
   setTexts({
     ...{ same, spread, beta: number(beta), kl: number(held.kl) },
     steps: step.toLocaleString("en"),
-    speed: running ? `${Math.round(speed)} steps/s in ${kernel}` : broken,
+    speed: running ? `${Math.round(speed)} steps/s in ${kernel}` : rest,
+    unit: settings.mean ? "as it is trained: a mean over pixels, plus the KL" : "in nats per image",
     loss: number(held.loss, settings.mean ? 3 : 1),
     recon: number(recon, settings.mean ? 3 : 1),
     reach: `The map reaches from −${reach} to ${reach}.`,
@@ -177,7 +185,7 @@ function show() {
 
 /** Everything that follows from settings and question. */
 function showSettings() {
-  const { settings, question, running, answer } = state;
+  const { settings, question, answer } = state;
   for (const input of inputs) {
     const value = settings[input.dataset.setting];
     input[input.type === "checkbox" ? "checked" : "value"] = value;
@@ -190,7 +198,7 @@ function showSettings() {
   $("answer").hidden = !question;
   setTexts({
     ...{ expect: question?.dataset.expect, happened: answer, size: settings.d },
-    ...{ "beta-set": number(settings.beta, 1), play: running ? "Pause" : "Play" },
+    "beta-set": number(settings.beta, 1),
   });
   requestAnimationFrame(show);
 }
@@ -217,6 +225,7 @@ for (const input of inputs) {
   input.oninput = () => {
     const { setting, live } = input.dataset;
     const value = input.type === "checkbox" ? input.checked : input.value;
+    if (value === "") return; // a seed that is still being typed
     if (setting !== "showLabels") takeOver(live === undefined);
     const change = { [setting]: typeof STANDARD[setting] === "number" ? Number(value) : value };
     (live === undefined ? restart : set)(change);

@@ -23,13 +23,17 @@ export function reader(bytes) {
 }
 
 /**
- * A layer h = f(W x + b), or x + f(W x + b) where it is residual. W travels as bytes, each row with
- * a scale of its own.
+ * A layer h = f(W x + b), or x + f(W x + b) where it is residual. W travels as bytes; each row has a
+ * scale of its own, and each group of its columns a share of it, in 255ths.
  */
-function unpackLayer([rows, cols, name, residual], read) {
+function unpackLayer([rows, cols, group, name, residual], read) {
   const [scales, b] = [read(Float32Array, rows), read(Float32Array, rows)];
-  const bytes = read(Int8Array, rows * cols);
-  const W = Float32Array.from(bytes, (q, k) => q * scales[Math.floor(k / cols)]);
+  const groups = Math.ceil(cols / group);
+  const shares = read(Uint8Array, rows * groups);
+  const W = Float32Array.from(read(Int8Array, rows * cols), (q, k) => {
+    const row = Math.floor(k / cols);
+    return (q * scales[row] * shares[row * groups + Math.floor((k % cols) / group)]) / 255;
+  });
   return { rows, cols, W, b, f: activations[name], residual };
 }
 

@@ -19,18 +19,20 @@ test("arrays are read one after the other, aligned or not", () => {
 });
 
 test("a network of two layers, one of them residual, by hand", () => {
-  const layer = (scales, b, W) => [new Float32Array(scales), new Float32Array(b), new Int8Array(W)];
+  const layer = (scales, b, W, shares = scales.map(() => 255)) => [
+    ...[new Float32Array(scales), new Float32Array(b), new Uint8Array(shares), new Int8Array(W)],
+  ];
   const header = {
-    encoder: [[4, 3, "none", false]], // mu and log σ² of a plane
+    encoder: [[4, 3, 3, "none", false]], // mu and log σ² of a plane
     decoder: [
-      [2, 2, "relu", true],
-      [1, 2, "none", false],
+      [2, 2, 2, "relu", true],
+      [1, 2, 1, "none", false], // a scale for each column
     ],
   };
   const bytes = pack(
     ...layer([1, 0.5, 1, 1], [0, 0, 0, 1], [1, 2, 3, 2, 0, 0, 0, 0, 0, 0, 0, 0]),
     ...layer([1, 1], [0, -9], [1, 1, 1, 1]),
-    ...layer([0.25], [0.5], [4, -4]),
+    ...layer([1.25], [0.5], [4, -2], [51, 102]), // 1.25 / 5 · 4 and 1.25 · 2 / 5 · (−2)
   );
   const model = unpackModel(header, reader(bytes));
   assert.equal(model.d, 2);
