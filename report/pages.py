@@ -7,6 +7,7 @@ were not run again are made anew with the rest, and know their neighbours.
 import json
 import re
 import shutil
+from contextlib import suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from mistune import Markdown, escape, import_plugin
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MathInlineParser
 from PIL import Image
 
-from report.execute import ReportError, place, write
+from report.execute import ReportError, digest, place, write
 from report.export import HERE, slug
 
 NAVIGATION = re.compile(r"<!-- nav -->.*?<!-- /nav -->\n*", re.S)
@@ -30,7 +31,7 @@ TEX = LatexToMathML(fancy_error=False)
 
 
 def finish(folder: Path, results: dict):
-    """Make navigation and HTML of every page anew, the search index, and copy the static files."""
+    """Make navigation, HTML of the pages that have changed, search index; copy the static files."""
     paths = sorted(folder.glob("*.md"), key=lambda path: (place(path.stem), path.stem))
     texts = {path.stem: NAVIGATION.sub("", path.read_text(encoding="utf-8")) for path in paths}
     titles = {name: re.search(r"^# (.+)$|\Z", text, re.M)[1] for name, text in texts.items()}
@@ -42,7 +43,11 @@ def finish(folder: Path, results: dict):
     source = (HERE / "templates" / "page.html.j2").read_text(encoding="utf-8")
     template = jinja2.Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     known = {"pages": pages, "machine": machine, "minutes": f"{seconds / 60:.0f}"}
-    found = []
+    same = works, known, source, Path(__file__).read_text(encoding="utf-8")
+    index, earlier, found = folder / "search-data.js", {}, []
+    with suppress(OSError, ValueError):  # not there, or damaged: all pages are made anew
+        entries = json.loads(index.read_text(encoding="utf-8")[len("searchData(") : -3])
+        earlier = {entry[0]: entry for entry in entries}
     for number, (name, text) in enumerate(texts.items()):
         for other in re.findall(r"\]\(([\w-]+)\.md[#)]", text):  # a chapter that has no page yet
             if other not in texts:
@@ -51,11 +56,16 @@ def finish(folder: Path, results: dict):
         head, body = text.split("\n", 1)
         navigation = f"<!-- nav -->{' · '.join(links)}<!-- /nav -->"
         write(folder / f"{name}.md", f"{head}\n\n{navigation}\n\n{body.lstrip()}")
+        html, pictures = folder / f"{name}.html", sorted(folder.glob(f"img/{name}/*"))
+        made = digest(text, same, [picture.read_bytes().hex() for picture in pictures])
+        if name in earlier and html.exists() and made in html.read_text(encoding="utf-8"):
+            found.append(earlier[name])  # nothing that it shows has changed
+            continue
         page = Page(folder, name, text, works)
-        write(folder / f"{name}.html", template.render(known, page=page, number=number))
+        write(html, template.render(known, page=page, number=number, made=made))
         found.append([name, page.plain, page.sections])
     found = json.dumps(found, ensure_ascii=False, separators=(",", ":"))
-    write(folder / "search-data.js", f"searchData({found});\n")
+    write(index, f"searchData({found});\n")
     shutil.copytree(HERE / "static", folder, dirs_exist_ok=True)
     (folder / ".nojekyll").touch()
 

@@ -213,6 +213,39 @@ def test_a_report(course, capsys, monkeypatch):
     assert "[One, better](01_one.md)" in course.page("02_two.md")
 
 
+def test_only_pages_that_changed_are_made_anew(course, monkeypatch):
+    for name in ("01_one", "02_two"):
+        course.add(name, text(f"# {name}\n\nWords of {name}."))
+    assert course.run() == 0
+    made = []
+
+    class Noted(pages.Page):
+        def __init__(self, folder, name, *rest):
+            made.append(name)
+            super().__init__(folder, name, *rest)
+
+    monkeypatch.setattr(pages, "Page", Noted)
+    course.add("02_two", text("# 02_two\n\nOther words."))
+    assert course.run() == 0
+    assert made == ["02_two"] and "Other words." in course.page("02_two.html")
+    found = course.page("search-data.js")
+    assert "Words of 01_one." in found and "Other words." in found
+    course.add("02_two", text("# Two\n\nOther words."))  # its title stands on every page
+    made.clear()
+    assert course.run() == 0 and len(made) == 3
+    (course.docs / "search-data.js").write_text("searchData([")  # damaged
+    (course.docs / "01_one.html").unlink()
+    made.clear()
+    assert course.run() == 0 and len(made) == 3
+    assert "Words of 01_one." in course.page("search-data.js")
+    picture = course.docs / "img" / "02_two" / "x.png"
+    picture.parent.mkdir(parents=True, exist_ok=True)
+    picture.write_bytes(b"new")
+    made.clear()
+    pages.finish(course.docs, execute.read_json(course.docs / "results.json"))
+    assert made == ["02_two"]
+
+
 def test_failing_cell_leaves_docs_untouched(course, capsys):
     course.add("01_one", text("# One"))
     assert course.run() == 0
