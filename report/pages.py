@@ -239,6 +239,6 @@ def inline_svg(path: Path, key: str, alt: str) -> tuple[str, int]:
     body = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{key}-", body)
     body = re.sub(r"'[^\";]*(?:, *[\w-]+)*, *sans-serif|'[^\";]*DejaVu[^\";]*", "var(--sans)", body)
     body = re.sub("#222222|#000000", "currentColor", body).replace("#ffffff", "var(--paper)")
-    body = re.sub("(<(?:text|g) [^>]*fill: )#767676", r"\g<1>currentColor", body)  # of pictures
+    body = re.sub("(<(?:text|tspan|g) [^>]*fill: )#767676", r"\g<1>currentColor", body)  # pictures'
     top = f'<svg class="plot" role="img" aria-label="{escape(alt)}" viewBox="{box}"'
     return f'{top} style="--width:{width}px"><g id="{key}">{body}</g></svg>', width
