@@ -28,7 +28,7 @@ from tqdm import tqdm
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import vae_utils as vae  # noqa: E402
-from report.execute import environment, read_json  # noqa: E402
+from report.execute import environment, precision, read_json  # noqa: E402
 from vae_runs import write_file  # noqa: E402
 
 # network: epochs of the ordinary way, and our way, which is the preset's where there is one
@@ -176,15 +176,9 @@ def step_over_bare(config, rounds=5):
     return statistics.median(ratios[1:]), rate / matrix_rate(config)
 
 
-def precision(config):
-    """The type that the networks of a Config compute in on this machine."""
-    with vae.autocast(config) as context:
-        return torch.bfloat16 if context._enabled else torch.float32
-
-
 def matrix_rate(config, size=2048):
     """Floating-point operations a second of one large matrix product, in the same precision."""
-    a = torch.randn(size, size, device=vae.DEVICE).to(precision(config))
+    a = torch.randn(size, size, device=vae.DEVICE).to(getattr(torch, precision(config)))
     times = []
     for _ in range(8):
         start = wait()

@@ -94,21 +94,25 @@ def version(package: str) -> str:
         return "-"
 
 
+def precision(config) -> str:
+    """What the networks of a Config compute in on this machine: bfloat16 or float32."""
+    with vae_utils.autocast(config):
+        return "bfloat16" if torch.is_autocast_enabled(vae_utils.DEVICE.type) else "float32"
+
+
 def environment() -> dict:
     """What ran the notebooks, for the foot of the pages: no host name, no paths."""
     processor = platform.processor() or platform.machine()
     if Path("/proc/cpuinfo").exists():
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())
         processor = names[0] if names else processor
-    with vae_utils.autocast(vae_utils.Config()):  # the same name is sold with and without bfloat16
-        bfloat16 = torch.is_autocast_enabled(vae_utils.DEVICE.type)
     return {
         "python": platform.python_version(),
         "torch": version("torch"),
         "system": f"{platform.system()} {platform.machine()}",
         "processor": " ".join(re.sub(r"\((R|TM)\)", " ", processor).split()),
         "cores": len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count(),
-        "precision": "bfloat16" if bfloat16 else "float32",
+        "precision": precision(vae_utils.Config()),  # the same processor is sold with both
     }
 
 

@@ -213,6 +213,12 @@ def test_a_report(course, capsys, monkeypatch):
     assert "[One, better](01_one.md)" in course.page("02_two.md")
 
 
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_the_precision_of_a_config_is_named(kind):
+    assert execute.precision(vae_utils.Config(precision=kind)) == kind
+    assert execute.environment()["precision"] in ("float32", "bfloat16")
+
+
 def test_only_pages_that_changed_are_made_anew(course, monkeypatch):
     for name in ("01_one", "02_two"):
         course.add(name, text(f"# {name}\n\nWords of {name}."))
