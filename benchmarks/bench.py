@@ -1,6 +1,6 @@
 """Speed and time to quality, beside the ordinary way of training the same networks.
 
-    make bench        (three repeats; an hour and a quarter on two cores)
+    make bench        (three repeats; some two hours and a half on two cores)
 
 *Ordinary*: torchvision's dataset with ToTensor, DataLoader(batch_size=128, shuffle=True), Adam
 1e-3, ``.item()`` every step, float32. *Ours*: the loop of vae_utils, with the settings of the
@@ -29,7 +29,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 import vae_utils as vae  # noqa: E402
 from report.execute import environment, precision, read_json  # noqa: E402
-from vae_runs import write_file  # noqa: E402
+from vae_runs import in_parallel, write_file  # noqa: E402
 
 # network: epochs of the ordinary way, and our way, which is the preset's where there is one
 USUAL = vae.Config(
@@ -187,6 +187,23 @@ def matrix_rate(config, size=2048):
     return 2 * size**3 / statistics.median(times)
 
 
+def last_loss(config):
+    """Test loss after all epochs of a preset. FloatingPointError where training ends in NaN."""
+    return ours(config, config.seed)[2]
+
+
+def losses_of_presets(n):
+    """{preset: test losses of n seeds, fewer where training ended in NaN}, a process a seed."""
+    seeds = {name: [f"{name}-{seed}" for seed in range(n)] for name in vae.PRESETS}
+    configs = [
+        vae.PRESETS[name].replace(name=run, seed=seed)
+        for name, runs in seeds.items()
+        for seed, run in enumerate(runs)
+    ]
+    found = in_parallel(last_loss, configs)
+    return {name: [found[run] for run in runs if run in found] for name, runs in seeds.items()}
+
+
 def medians(runs):
     """The medians of the columns of some runs."""
     return [statistics.median(column) for column in zip(*runs)]
@@ -203,6 +220,8 @@ def measure(name, repeats):
     result, seeds = {"machine": machine(), "repeats": repeats}, range(repeats)
     if name == "report-a":
         return result | row_of_ours(SHORT, [ours(SHORT, seed) for seed in seeds])
+    if name == "seeds":
+        return result | {"losses": losses_of_presets(10), "repeats": 10}
     if name == "parts":
         for key, parts in PARTS.items():
             runs = {part: [] for part in parts}
@@ -295,6 +314,22 @@ def write_results(results):
                 f"| {r['ours_loss']:.2f} | {r['ours_s']:.0f} |"
                 for part, r in results["parts"][key].items()
             ]
+    if "seeds" in results:
+        r = results["seeds"]
+        lines += [
+            "",
+            f"The presets with {r['repeats']} seeds each (of split, start weights, order and "
+            "noise), after all of their epochs: test losses, and how many runs ended in NaN.",
+            "",
+            "| preset | mean ± standard deviation | lowest, highest | NaN |",
+            "|---|---|---|---|",
+        ]
+        for preset, losses in r["losses"].items():
+            mean, sd = statistics.mean(losses), statistics.stdev(losses)
+            lines.append(
+                f"| {preset} | {mean:.2f} ± {sd:.2f} | {min(losses):.2f}, {max(losses):.2f} "
+                f"| {r['repeats'] - len(losses)} of {r['repeats']} |"
+            )
     machines = sorted({r["machine"] for name, r in results.items() if name != "parts"})
     lines += ["", "Machine of the rest: " + "; ".join(machines) + f". {ELSEWHERE}", ""]
     text = "\n".join(lines)
@@ -305,7 +340,7 @@ def write_results(results):
 
 
 def main():
-    names = [*RECIPES, "parts"]
+    names = [*RECIPES, "parts", "seeds"]
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3, help="seeds (default: 3)")
     parser.add_argument("--only", nargs="+", choices=names, default=names, help="keep the others")

@@ -40,6 +40,22 @@ def test_a_pass_may_be_a_part_of_the_images_others_each_time(monkeypatch, tiny_d
     assert bench.epochs_seen(config) * bench.IMAGES == 3 * 90
 
 
+def test_seeds_that_end_in_nan_are_counted(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    import bench
+
+    def but_one(task, configs):
+        assert [config.seed for config in configs[:10]] == list(range(10))
+        return {config.name: 100.0 + config.seed for config in configs if config.name != "mlp-2d-9"}
+
+    monkeypatch.setattr(bench, "in_parallel", but_one)
+    monkeypatch.setattr(vae_utils, "FAST", True)  # prints, and leaves the measured ones alone
+    bench.write_results({"seeds": bench.measure("seeds", 3)})
+    rows = [line for line in capsys.readouterr().out.splitlines() if "| 100.00, " in line]
+    assert rows[0] == "| mlp-2d | 104.00 ± 2.74 | 100.00, 108.00 | 1 of 10 |"
+    assert rows[1] == "| mlp-20d | 104.50 ± 3.03 | 100.00, 109.00 | 0 of 10 |" and len(rows) == 6
+
+
 def test_a_row_of_the_likelihood_chapter_is_trained_and_measured():
     kept = (ROOT / "benchmarks" / "likelihood.json").read_text()
     script = [sys.executable, "benchmarks/likelihood.py", "burda-iwae-5", "--seeds", "3"]

@@ -194,9 +194,10 @@ def test_an_image_goes_through(open_page, built):
         assert np.abs(shown - torch.sigmoid(logits)[0, 0].numpy()).max() < 0.02
         return z
 
-    before, kl = shown_draw(), page.inner_text("#kl")
+    before, kl, face = shown_draw(), page.inner_text("#kl"), page.inner_text("#die")
     page.click("#die")
     settle(page)
+    assert page.inner_text("#die") != face
     assert page.inner_text("#kl") == kl and shown_draw() != before
     assert look(page, "state.draws.length") == 11 and look(page, "state.index") == 7
     page.get_by_label("the mean μ, without noise").check(force=True)
@@ -459,6 +460,7 @@ def test_a_picture_of_ones_own(open_page, built, tmp_path):
     (tmp_path / "notes.txt").write_text("no picture")
     page.set_input_files("#file", tmp_path / "notes.txt")
     page.wait_for_function("document.getElementById('image-name').innerText.includes('no picture')")
+    assert look(page, "state.x") is None  # the pad is as empty as its name says
 
 
 def test_places_in_the_address(open_page, built):
@@ -577,10 +579,15 @@ def test_modules_in_node(file):
     subprocess.run(command, cwd=ROOT / "explorer", check=True, capture_output=True, timeout=300)
 
 
-PRETTIER = ROOT / "tests" / "node_modules" / ".bin" / "prettier"
+TOOLS = ROOT / "tests" / "node_modules" / ".bin"
+CHECKS = {"prettier": ["--check", "src/*.js", "test/*.js"], "tsc": ["-p", "jsconfig.json"]}
 
 
-@pytest.mark.skipif(not PRETTIER.exists(), reason="npm install --prefix tests")
-def test_javascript_is_formatted():
-    command = [PRETTIER, "--check", "src/*.js", "test/*.js"]
-    subprocess.run(command, cwd=ROOT / "explorer", check=True, capture_output=True)
+@pytest.mark.parametrize("tool", CHECKS)
+def test_javascript_is_formatted_and_its_types_fit(tool):
+    if not (TOOLS / tool).exists():
+        pytest.skip("npm install --prefix tests")
+    done = subprocess.run(
+        [TOOLS / tool, *CHECKS[tool]], cwd=ROOT / "explorer", capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout

@@ -11,12 +11,16 @@ const distance = (p, q) => Math.hypot(p[0] - q[0], p[1] - q[1]);
 /**
  * What the encoder says of the image: ellipses one and two standard deviations away from its mean,
  * and the codes that were drawn. `place` gives the pixels of a code, `unit` how many make one.
+ * @param {CanvasRenderingContext2D} ctx
+ * @param {{code: import("./network.js").Code, draws: number[][], chosen: number}} state
+ * @param {(z: number[]) => number[]} place @param {number} unit
  */
 export function drawCode(ctx, { code, draws, chosen }, place, unit) {
   const [paper, accent] = [color("--paper"), color("--accent")];
+  const [x, y] = place(code.mu);
   for (const k of [1, 2]) {
     ctx.beginPath();
-    ctx.ellipse(...place(code.mu), ...code.sigma.map((s) => k * s * unit), 0, 0, 7);
+    ctx.ellipse(x, y, k * code.sigma[0] * unit, k * code.sigma[1] * unit, 0, 0, 7);
     Object.assign(ctx, { lineWidth: 4.5, strokeStyle: paper });
     ctx.stroke();
     Object.assign(ctx, { lineWidth: 1.5, strokeStyle: accent });
@@ -29,6 +33,9 @@ export function drawCode(ctx, { code, draws, chosen }, place, unit) {
 /**
  * The map, on the canvases #cloud and #cursor. `plane` is the model with its codes, `state` what is
  * shown; `moved(what, z, kept)` is told that "point", "a" or "b" was moved to z, and whether for good.
+ * @param {import("./network.js").Model & import("./places.js").Codes} plane
+ * @param {any} data of the page @param {any} state of explorer.js
+ * @param {(what: any, z: number[] | null, kept?: boolean) => void} moved
  */
 export function makeMap(plane, { labels, colors, names, tags, view: whole }, state, moved) {
   let { centre, reach } = whole; // half a side of the map
@@ -96,7 +103,7 @@ export function makeMap(plane, { labels, colors, names, tags, view: whole }, sta
     ctx.globalAlpha = 1;
     ctx.setLineDash([5, 4]);
     ctx.beginPath();
-    for (const z of state.way) ctx.lineTo(...place(z));
+    for (const [u, v] of state.way.map(place)) ctx.lineTo(u, v);
     ctx.stroke();
     ctx.setLineDash([]);
     if (state.code) {
@@ -146,7 +153,7 @@ export function makeMap(plane, { labels, colors, names, tags, view: whole }, sta
   };
   const middle = () =>
     [0, 1].map((k) => [...fingers.values()].reduce((sum, p) => sum + p[k], 0) / fingers.size);
-  const spread = () => Math.max(20, distance(...fingers.values()));
+  const spread = ([p, q] = [...fingers.values()]) => Math.max(20, distance(p, q));
   top.onpointermove = (event) => {
     if (!fingers.has(event.pointerId)) {
       if (!state.playing) moved("point", codeAt(at(event)), false);

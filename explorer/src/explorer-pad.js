@@ -1,6 +1,6 @@
 // The pad: an image to look at, a place to draw on, and the door for pictures of one's own.
 
-import { $, arrowOf, clamp, fitCanvas, inSlices, say, setTexts, showPixels } from "./shared.js";
+import { $, arrowOf, clamp, fitCanvas, inSlices, say, showPixels } from "./shared.js";
 import { asMnist, inkOf } from "./picture.js";
 
 const PEN = 2.6; // width of a stroke in pixels of 28
@@ -17,7 +17,10 @@ function trace(ctx, strokes, lineWidth) {
   }
 }
 
-/** One value for each pixel of what `draw` draws on a black sheet. */
+/**
+ * One value for each pixel of what `draw` draws on a black sheet.
+ * @param {(ctx: OffscreenCanvasRenderingContext2D) => void} draw
+ */
 function sheet(draw) {
   const ctx = new OffscreenCanvas(SIDE, SIDE).getContext("2d");
   ctx.fillRect(0, 0, SIDE, SIDE);
@@ -27,7 +30,10 @@ function sheet(draw) {
   return Float32Array.from({ length: SIDE * SIDE }, (_, i) => light(4 * i));
 }
 
-/** Strokes as an image. The pen is as wide after scaling as MNIST's pens are, in drawings of any size. */
+/**
+ * Strokes as an image. The pen is as wide after scaling as MNIST's pens are, in drawings of any size.
+ * @param {number[][][]} strokes points (x, y) in pixels of 28
+ */
 function drawingToImage(strokes) {
   const spans = [0, 1].map((k) => {
     const values = strokes.flat().map((p) => p[k]);
@@ -41,7 +47,10 @@ function drawingToImage(strokes) {
   return asMnist(ink, SIDE);
 }
 
-/** A file as an image: the square in its middle, as ink on black. null where it is all one grey. */
+/**
+ * A file as an image: the square in its middle, as ink on black. null where it is all one grey.
+ * @param {File} file
+ */
 async function fileToImage(file) {
   const bitmap = await createImageBitmap(file);
   const cut = Math.min(bitmap.width, bitmap.height);
@@ -58,6 +67,7 @@ async function fileToImage(file) {
 /**
  * The pad over #pad. `changed(pixels, name)` gets each new image, null for an empty pad.
  * Returns show(pixels, name), which puts an image on it.
+ * @param {(pixels: Float32Array | null, name: string) => void} changed
  */
 export function makePad(changed) {
   const pad = $("pad");
@@ -73,7 +83,7 @@ export function makePad(changed) {
     $("seen").hidden = !strokes.length;
     if (!pen.shown) return;
     ctx.beginPath();
-    ctx.arc(...pen.at, pen.down ? 0.9 : 1.4, 0, 7);
+    ctx.arc(pen.at[0], pen.at[1], pen.down ? 0.9 : 1.4, 0, 7);
     Object.assign(ctx, { lineWidth: 0.4, strokeStyle: "#ffa90e" });
     ctx.stroke();
   }
@@ -131,8 +141,7 @@ export function makePad(changed) {
   async function take(file) {
     if (!file) return;
     const pixels = await fileToImage(file).catch(() => null);
-    if (pixels) show(pixels, "your picture, cut and centred");
-    else setTexts({ "image-name": `in ${file.name} no picture was found` });
+    show(pixels, pixels ? "your picture, cut and centred" : `no picture was found in ${file.name}`);
     say($("image-name").textContent);
   }
   $("file").onchange = ({ target }) => {

@@ -15,14 +15,14 @@ const data = JSON.parse($("data").textContent);
 const labels = Uint16Array.from(data.labels);
 const read = reader(await unzip(unbase64(data.arrays)));
 const models = data.models.map((header) => {
-  const model = { ...unpackModel(header, read), order: header.order };
-  const whole = read(Int16Array, labels.length * model.d);
-  model.codes = Float32Array.from(whole, (q) => q * data.codeUnit);
+  const network = unpackModel(header, read);
+  const whole = read(Int16Array, labels.length * network.d);
+  const codes = Float32Array.from(whole, (q) => q * data.codeUnit);
+  const model = { ...network, order: header.order, codes };
   const first = (label) => codeOf(model, Math.max(0, labels.indexOf(label))); // of a class
-  model.ends = { a: first(1), b: first(0) };
-  const kept = model.d === 2 ? model.ends.a : null; // sliders begin where the image is
-  model.places = { ...model.ends, kept }; // while the other model is looked at
-  return model;
+  const ends = { a: first(1), b: first(0) };
+  const kept = model.d === 2 ? ends.a : null; // sliders begin where the image is
+  return { ...model, ends, places: { ...ends, kept } }; // places: while the other one is looked at
 });
 const images = read(Uint8Array, labels.length * 784);
 const imageAt = (i) => Float32Array.from(images.subarray(784 * i, 784 * (i + 1)), (v) => v / 255);
@@ -33,7 +33,9 @@ function vector(v) {
 }
 const BLACK = new Float32Array(784);
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
-const [film, ticks] = [[...$("film").children], document.querySelectorAll(".tick")];
+const film = [...$("film").children];
+/** @type {NodeListOf<HTMLElement>} */
+const ticks = document.querySelectorAll(".tick");
 const radios = [...$("draws").querySelectorAll("input")];
 
 const state = {
@@ -58,7 +60,10 @@ const state = {
 
 // ----------------------------------------------------------------------- one image goes through
 
-/** The image, an empty pad where x is null; ten draws of the noise, `anew` where the die asks. */
+/**
+ * The image, an empty pad where x is null; ten draws of the noise, `anew` where the die asks.
+ * @param {Float32Array | null} x @param {boolean} [anew]
+ */
 function setImage(x, anew) {
   const { d, encode, decode } = state.model;
   if (anew || state.eps[0]?.length !== d) {
@@ -111,6 +116,7 @@ function drawLens() {
   const { mu, sigma } = code;
   if (model.d === 2) {
     const unit = side / (6.5 * Math.max(...sigma));
+    /** @type {(z: number[]) => number[]} */
     const place = ([x, y]) => [side / 2 + unit * (x - mu[0]), side / 2 - unit * (y - mu[1])];
     labels.forEach((label, i) => {
       const [u, v] = place(codeOf(model, i));
@@ -139,7 +145,8 @@ radios.forEach((radio, i) => {
   };
 });
 $("die").onclick = () => {
-  $("die").textContent = "⚀⚁⚂⚃⚄⚅"[Math.floor(6 * Math.random())];
+  const others = "⚀⚁⚂⚃⚄⚅".replace($("die").textContent, ""); // so that one sees it roll
+  $("die").textContent = others[Math.floor(5 * Math.random())];
   setImage(state.x, true);
 };
 
@@ -156,7 +163,10 @@ $("example").onclick = () => showTestImage(((state.index ?? -1) + 1) % labels.le
 
 // ----------------------------------------------------------------------- a point of the space
 
-/** Moves the point, A or B to z: for good or, the point, for as long as the mouse is there. */
+/**
+ * Moves the point, A or B to z: for good or, the point, for as long as the mouse is there.
+ * @param {"point" | "a" | "b"} what @param {number[] | null} z
+ */
 function move(what, z, kept = true) {
   if (kept) pause();
   if (what === "point") return setPoint(z, kept);
@@ -327,4 +337,4 @@ followAddress();
 new ResizeObserver(layout).observe($("lens"));
 dark().addEventListener("change", layout);
 fitFrame();
-window.explorer = { models, state }; // for the console, and for tests
+Object.assign(window, { explorer: { models, state } }); // for the console, and for tests

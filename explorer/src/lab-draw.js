@@ -5,7 +5,11 @@ import { color, dark, disc, fitCanvas, showPixels, write } from "./shared.js";
 
 const mosaic = document.createElement("canvas");
 
-/** The codes before the decoded plane. */
+/**
+ * The codes before the decoded plane.
+ * @param {HTMLCanvasElement} canvas @param {any} state of lab.js
+ * @param {{labels: number[], names: string[]}} dataset @param {string[]} colors of the classes
+ */
 export function drawMap(canvas, { snapshot, settings }, { labels, names }, colors) {
   const ctx = fitCanvas(canvas);
   const { codes, view, reach, d } = snapshot;
@@ -13,7 +17,10 @@ export function drawMap(canvas, { snapshot, settings }, { labels, names }, color
   showPixels(mosaic, snapshot.mosaic, GRID, dark().matches ? 235 : 25);
   ctx.drawImage(mosaic, 0, 0, side, side);
 
-  /** Where code i is, in pixels. Codes of one dimension lie in a band for each class, or anywhere. */
+  /**
+   * Where code i is, in pixels. Codes of one dimension lie in a band for each class, or anywhere.
+   * @param {number} i
+   */
   const place = (i) => {
     const code = codes.subarray(i * d, (i + 1) * d);
     const [x, y] = [view.u, view.v].map((axis) => code.reduce((sum, v, k) => sum + v * axis[k], 0));
@@ -47,7 +54,10 @@ export function drawMap(canvas, { snapshot, settings }, { labels, names }, color
   });
 }
 
-/** One curve for the batches and one for the held-out images, over the steps. */
+/**
+ * One curve for the batches and one for the held-out images, over the steps.
+ * @param {HTMLCanvasElement} canvas @param {any[]} history of lab.js @param {string} name
+ */
 export function drawCurve(canvas, history, name) {
   const ctx = fitCanvas(canvas);
   const [width, height] = [canvas.clientWidth, canvas.clientHeight];
@@ -59,11 +69,11 @@ export function drawCurve(canvas, history, name) {
   if (!values.length) return;
   const [low, high] = [Math.min(...values), Math.max(...values)];
   const scale = (height - 8) / Math.max(high - low, 0.02 * high, 0.1);
-  for (const [kind, hue, lineWidth] of [
-    ["train", "--muted", 1],
-    ["held", "--accent", 2],
+  for (const [kind, hue] of [
+    ["train", "--muted"],
+    ["held", "--accent"],
   ]) {
-    Object.assign(ctx, { strokeStyle: color(hue), lineWidth });
+    Object.assign(ctx, { strokeStyle: color(hue), lineWidth: kind === "held" ? 2 : 1 });
     ctx.beginPath();
     for (const point of history) {
       ctx.lineTo((point.step / last) * width, height - 4 - scale * (point[kind][name] - low));

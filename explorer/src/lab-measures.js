@@ -4,7 +4,10 @@ import { HELD_OUT } from "./lab-settings.js";
 
 const RADIUS = [1.96, 2.45, 2.8]; // 95 % of N(0, I) lie within it, in one, two and three dimensions
 
-/** Are the classes apart, and do the codes lie where the prior has its samples? */
+/**
+ * Are the classes apart, and do the codes lie where the prior has its samples?
+ * @param {import("./lab-settings.js").Snapshot} snapshot @param {number[]} labels
+ */
 export function measure({ codes, d }, labels) {
   const mixed = {}; // how often two classes are taken for each other
   let [same, inside, squares] = [0, 0, 0];

@@ -30,6 +30,7 @@ const dataset = () => data.datasets[state.settings.dataset];
 if (!data.datasets.fashion) {
   document.querySelectorAll("[data-change*=fashion], [value=fashion]").forEach((e) => e.remove());
 }
+/** @type {any[]} inputs and selects */
 const inputs = [...document.querySelectorAll("[data-setting]")];
 const calm = matchMedia("(prefers-reduced-motion: reduce)");
 let shown = 0; // when the screen was last drawn anew, in milliseconds
@@ -43,7 +44,7 @@ for (const [name, { images }] of Object.entries(data.datasets)) {
   worker.postMessage({ name, packed: await unzip(unbase64(images)) });
 }
 
-/** Changes the state, and sends the trainer a message. */
+/** Changes the state, and sends the trainer a message. @param {object} change @param {object} message */
 function tell(change, message) {
   Object.assign(state, change);
   showSettings();
@@ -53,17 +54,20 @@ function tell(change, message) {
 const pause = () => tell({ running: false }, { pause: true });
 const run = (steps = ROUND) => tell({ running: true, round: steps }, { run: steps });
 
-/** Changes settings while it runs. */
+/** Changes settings while it runs. @param {Partial<import("./lab-settings.js").Settings>} change */
 const set = (change) => tell({ settings: { ...state.settings, ...change } }, { settings: change });
 
-/** A new network, perhaps with other settings. */
+/**
+ * A new network, perhaps with other settings.
+ * @param {Partial<import("./lab-settings.js").Settings>} [change]
+ */
 function restart(change) {
   const [settings, id] = [{ ...state.settings, ...change }, state.id + 1];
   const start = { id, settings, history: [], snapshot: null, running: false };
   tell(start, { start: settings, id, view: viewOf(settings.d) });
 }
 
-/** The two directions of the map in the space of codes. */
+/** @param {number} d @returns {import("./lab-settings.js").View} */
 function viewOf(d) {
   const [yaw, pitch] = d === 3 ? state.turn : [0, 0];
   const { sin, cos } = Math;
@@ -87,7 +91,10 @@ worker.onmessage = ({ data: snapshot }) => {
 
 // ------------------------------------------------------------------------------- the questions
 
-/** A question starts a new network, or (data-live) goes on with one of the usual settings. */
+/**
+ * A question starts a new network, or (data-live) goes on with one of the usual settings.
+ * @param {HTMLElement} question its button
+ */
 function ask(question) {
   const { snapshot, settings } = state;
   const { seed, d, dataset, showLabels } = settings;
@@ -127,7 +134,10 @@ function follow() {
 const nats = (v) => (Number.isFinite(v) ? `${number(v, v < 10 ? 2 : 0)} nats` : "not a number");
 const percent = (v) => `${Math.round(100 * v)}\u00a0%`;
 
-/** The numbers that an answer may name, and "before" those from before its change. */
+/**
+ * The numbers that an answer may name, and "before" those from before its change.
+ * @returns {Record<string, string | number>}
+ */
 function wordsOf({ step, loss, recon, kl, same, inside, spread, pair }, history) {
   const late = history.filter((point) => point.step > 100).map(({ train }) => train.loss);
   const peak = history.reduce((a, b) => (b.held.kl > a.held.kl ? b : a));
@@ -140,7 +150,10 @@ function wordsOf({ step, loss, recon, kl, same, inside, spread, pair }, history)
   };
 }
 
-/** The reader takes over: a question that is still open is dropped; with a new network, any. */
+/**
+ * The reader takes over: a question that is still open is dropped; with a new network, any.
+ * @param {boolean} renew
+ */
 function takeOver(renew) {
   if (renew || !state.answer) state.question = null;
 }
@@ -190,7 +203,7 @@ function showSettings() {
     const value = settings[input.dataset.setting];
     input[input.type === "checkbox" ? "checked" : "value"] = value;
   }
-  document.body.dataset.d = settings.d; // for what the style hides
+  document.body.dataset.d = String(settings.d); // for what the style hides
   const dot = (label) => (settings.showLabels ? data.colors[label] : "var(--muted)");
   const legend = dataset().names.map((name, i) => `<span style="--dot: ${dot(i)}">${name}</span>`);
   $("legend").innerHTML = legend.join("");
@@ -205,6 +218,7 @@ function showSettings() {
 
 // -------------------------------------------------------------------------------------- input
 
+/** @param {string} id of a button @param {boolean} renew @param {() => void} action */
 function onPress(id, renew, action) {
   $(id).onclick = () => {
     takeOver(renew);
@@ -254,4 +268,4 @@ window.onresize = () => requestAnimationFrame(show);
 
 restart();
 fitFrame();
-window.lab = { state, data }; // for the curious, and for tests
+Object.assign(window, { lab: { state, data } }); // for the curious, and for tests

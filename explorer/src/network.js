@@ -11,6 +11,11 @@ const activations = {
 };
 
 /**
+ * @typedef {{mu: number[], sigma: number[]}} Code q(z | x) = N(mu, sigma²)
+ * @typedef {ReturnType<typeof unpackModel>} Model
+ */
+
+/**
  * Hands out the arrays that lie in `bytes` one after the other: read(Float32Array, 10), and so on.
  * @param {Uint8Array} bytes
  */
@@ -25,6 +30,7 @@ export function reader(bytes) {
 /**
  * A layer h = f(W x + b), or x + f(W x + b) where it is residual. W travels as bytes; each row has a
  * scale of its own, and each group of its columns a share of it, in 255ths.
+ * @param {any[]} header as explorer.py packs it @param {ReturnType<typeof reader>} read
  */
 function unpackLayer([rows, cols, group, name, residual], read) {
   const [scales, b] = [read(Float32Array, rows), read(Float32Array, rows)];
@@ -54,19 +60,26 @@ function forward(layers, x) {
  * The two networks of a VAE with d latent dimensions.
  * encode: 784 values in [0, 1] to the mean and the standard deviation of q(z | x), d numbers each;
  * decode: d numbers to 784 grey values in [0, 1].
+ * @param {{encoder: any[][], decoder: any[][]}} header @param {ReturnType<typeof reader>} read
  */
 export function unpackModel({ encoder, decoder }, read) {
   const [E, D] = [encoder, decoder].map((net) => net.map((layer) => unpackLayer(layer, read)));
   const d = D[0].cols;
+  /** @type {(pixels: Float32Array) => Code} */
   const encode = (pixels) => {
     const heads = [...forward(E, pixels)]; // μ, then log σ²: finite, however strange the image
     const sigma = heads.slice(d).map((s) => Math.exp(clamp(s, -20, 20) / 2));
     return { mu: heads.slice(0, d), sigma };
   };
-  return { d, encode, decode: (z) => forward(D, z).map(sigmoid) };
+  /** @type {(z: number[]) => Float32Array} */
+  const decode = (z) => forward(D, z).map(sigmoid);
+  return { d, encode, decode };
 }
 
-/** −log p(x | z), the cross-entropy of x and its picture y: summed over pixels, in nats. */
+/**
+ * −log p(x | z), the cross-entropy of x and its picture y: summed over pixels, in nats.
+ * @param {Float32Array} x @param {Float32Array} y
+ */
 export function crossEntropy(x, y) {
   return x.reduce((sum, v, i) => {
     const p = clamp(y[i], 1e-7, 1 - 1e-7);
@@ -74,7 +87,7 @@ export function crossEntropy(x, y) {
   }, 0);
 }
 
-/** KL(q(z | x) ‖ N(0, I)), in nats. */
+/** KL(q(z | x) ‖ N(0, I)), in nats. @param {Code} code */
 export const kl = ({ mu, sigma }) =>
   mu.reduce((sum, m, k) => sum + (m * m + sigma[k] ** 2 - 1 - 2 * Math.log(sigma[k])) / 2, 0);
 

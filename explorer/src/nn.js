@@ -11,6 +11,8 @@ export const BATCH = 64;
 export const PIXELS = 784;
 export const HIDDEN = 128;
 
+/** @typedef {ReturnType<typeof makeKernel>} Kernel @typedef {ReturnType<typeof makeRandom>} Random */
+
 /**
  * C = A B with C (m, n) and B (k, n) row by row; A's element (i, p) is A[i * row + p * col].
  * With row and col exchanged, A is read as its transpose.
@@ -36,9 +38,10 @@ function plainAdam(w, g, m, v, rate, fix) {
 
 /**
  * The two loops, by WebAssembly where the browser allows it, else as above; and memory for arrays.
- * @param {Uint8Array} [wasm] the bytes of nn.wasm
+ * @param {Uint8Array<ArrayBuffer>} [wasm] the bytes of nn.wasm
  */
 export function makeKernel(wasm) {
+  /** @type {any} */
   let exports;
   try {
     if (wasm) exports = new WebAssembly.Instance(new WebAssembly.Module(wasm)).exports;
@@ -52,12 +55,13 @@ export function makeKernel(wasm) {
     name: exports ? "WebAssembly" : "JavaScript",
     /** Takes all arrays back. */
     free: () => (used = 0),
-    /** @returns {Float32Array} of zeros, at an address that is a multiple of 16 */
+    /** Zeros, at an address that is a multiple of 16. @param {number} length */
     floats(length) {
       const array = new Float32Array(buffer, used, length).fill(0);
       used += 16 * Math.ceil(length / 4);
       return array;
     },
+    /** @type {(C: Float32Array, A: Float32Array, B: Float32Array, ...sizes: number[]) => void} */
     matmul(C, A, B, m, n, k, row, col) {
       if (!exports || m % 4 || n % 8) plainMatmul(C, A, B, m, n, k, row, col);
       else exports.matmul(at(C), at(A), at(B), m, n, k, 4 * row, 4 * col);
@@ -69,7 +73,10 @@ export function makeKernel(wasm) {
   };
 }
 
-/** Random numbers that a seed repeats (mulberry32): uniform in [0, 1), and normal (Box and Muller). */
+/**
+ * Random numbers that a seed repeats (mulberry32): uniform in [0, 1), and normal (Box and Muller).
+ * @param {number} seed
+ */
 export function makeRandom(seed) {
   let state = seed >>> 0;
   const uniform = () => {
@@ -84,17 +91,26 @@ export function makeRandom(seed) {
 
 /** Linear layer: W and b with their gradients dW and db, and its output y with dy for one batch. */
 class Linear {
+  /** @param {Kernel} kernel @param {number} inputs @param {number} outputs @param {Random} random */
   constructor(kernel, inputs, outputs, random) {
-    const floats = (count, size) => Array.from({ length: count }, () => kernel.floats(size));
+    this.kernel = kernel;
+    this.inputs = inputs;
+    this.outputs = outputs;
+    const sizes = [inputs * outputs, outputs]; // of W and b: each has w, g, m, v of Adam
+    this.parameters = sizes.map((size) => [0, 1, 2, 3].map(() => kernel.floats(size)));
     const start = () => (2 * random.uniform() - 1) / Math.sqrt(inputs); // as in PyTorch
-    Object.assign(this, { kernel, inputs, outputs });
-    this.parameters = [floats(4, inputs * outputs), floats(4, outputs)]; // each w, g, m, v of Adam
     for (const [w] of this.parameters) w.set(w.map(start));
-    [[this.W, this.dW], [this.b, this.db]] = this.parameters;
-    [this.y, this.dy] = floats(2, outputs * BATCH);
+    const [W, b] = this.parameters;
+    this.W = W[0];
+    this.dW = W[1];
+    this.b = b[0];
+    this.db = b[1];
+    this.y = kernel.floats(outputs * BATCH);
+    this.dy = kernel.floats(outputs * BATCH);
     this.xT = kernel.floats(inputs * BATCH);
   }
 
+  /** @param {Float32Array} x (inputs, BATCH) @param {boolean} [relu] */
   forward(x, relu) {
     const { W, b, y, inputs, outputs } = this;
     this.x = x;
@@ -105,7 +121,10 @@ class Linear {
     return y;
   }
 
-  /** From dy: dW, db and, if wanted, dx. Where x is a ReLU's output 0, no gradient passes. */
+  /**
+   * From dy: dW, db and, if wanted, dx. Where x is a ReLU's output 0, no gradient passes.
+   * @param {Float32Array | null} dx @param {boolean} [relu]
+   */
   backward(dx, relu) {
     const { W, dW, db, x, xT, dy, inputs, outputs } = this;
     for (let i = 0, k = 0; i < inputs; i++) {
@@ -123,12 +142,15 @@ class Linear {
 }
 
 export class VAE {
-  /** @param {number} d size of the code; @param random from makeRandom */
+  /** @param {Kernel} kernel @param {number} d size of the code @param {Random} random */
   constructor(kernel, d, random) {
     const sizes = [PIXELS, HIDDEN, 2 * d, d, HIDDEN, PIXELS]; // the heads are μ and log σ², z has size d
     kernel.free();
-    Object.assign(this, { kernel, steps: 0 });
-    for (const name of ["z", "dz", "eps"]) this[name] = kernel.floats(d * BATCH);
+    this.kernel = kernel;
+    this.steps = 0;
+    this.z = kernel.floats(d * BATCH);
+    this.dz = kernel.floats(d * BATCH);
+    this.eps = kernel.floats(d * BATCH);
     this.x = kernel.floats(PIXELS * BATCH);
     this.layers = [0, 1, 3, 4].map((i) => new Linear(kernel, sizes[i], sizes[i + 1], random));
   }
@@ -149,6 +171,7 @@ export class VAE {
    * Loss of the batch in this.x with the noise in this.eps, in nats per image, and, if asked, the
    * gradients of  scale · reconstruction + β · KL.
    * @param {{beta: number, noise: boolean, scale: number}} objective
+   * @returns {import("./lab-settings.js").Losses}
    */
   loss({ beta, noise, scale }, gradients = true) {
     const { x, z, eps, layers } = this;
@@ -177,6 +200,7 @@ export class VAE {
     return { loss: scale * recon + beta * kl, recon, kl };
   }
 
+  /** @param {number} weight of the KL of one image @param {boolean} noise */
   backward(weight, noise) {
     const { dz, eps } = this;
     const [hidden, heads, wide, out] = this.layers;
@@ -191,12 +215,12 @@ export class VAE {
     hidden.backward(null);
   }
 
-  /** One step of Adam along the gradients. */
+  /** One step of Adam along the gradients. @param {number} rate */
   update(rate) {
     const t = ++this.steps;
-    const fixes = [rate / (1 - 0.9 ** t), 1 / (1 - 0.999 ** t)]; // of means that began at 0
-    for (const arrays of this.layers.flatMap((layer) => layer.parameters)) {
-      this.kernel.adam(...arrays, ...fixes);
+    const [fixed, fix] = [rate / (1 - 0.9 ** t), 1 / (1 - 0.999 ** t)]; // of means that began at 0
+    for (const [w, g, m, v] of this.layers.flatMap((layer) => layer.parameters)) {
+      this.kernel.adam(w, g, m, v, fixed, fix);
     }
   }
 }

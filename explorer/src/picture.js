@@ -3,6 +3,7 @@
 /**
  * Grey values of a picture, in any range, as ink in [0, 1] on empty ground: inverted if dark on
  * light, the ground's own unevenness cut off.
+ * @param {Float32Array} grey
  */
 export function inkOf(grey) {
   const sorted = Float32Array.from(grey).sort();
@@ -20,6 +21,7 @@ export function inkOf(grey) {
  * Ink (side × side values in [0, 1]) as MNIST's images: its bounding box scaled into 20 × 20 pixels,
  * sides in proportion, then placed so that its centre of mass is in the middle of 28 × 28.
  * null where there is no ink.
+ * @param {Float32Array} ink @param {number} side
  */
 export function asMnist(ink, side) {
   let [left, right, top, bottom, mass, sumX, sumY] = [side, -1, side, -1, 0, 0, 0];

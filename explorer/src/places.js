@@ -1,11 +1,14 @@
 // Places of the latent space: the way between two, the nearest code, and places in the address.
 
-/** The mean code of image i. */
+/** @typedef {{codes: Float32Array, d: number}} Codes d numbers for each image */
+
+/** The mean code of image i. @param {Codes} model @param {number} i @returns {number[]} */
 export const codeOf = ({ codes, d }, i) => [...codes.subarray(i * d, (i + 1) * d)];
 
 /**
  * The code a share t of the way from a to b: on the line, or on the arc between their directions
  * (White 2016), which stays as far from the middle as its ends are.
+ * @param {number[]} a @param {number[]} b @param {number} t @param {boolean} arc
  */
 export function between(a, b, t, arc) {
   const dot = (u, v) => u.reduce((sum, value, k) => sum + value * v[k], 0);
@@ -17,7 +20,7 @@ export function between(a, b, t, arc) {
   return a.map((value, k) => s * value + r * b[k]);
 }
 
-/** Index of the code nearest to z; codes hold d numbers each. */
+/** Index of the code nearest to z. @param {Codes["codes"]} codes @param {number[]} z */
 export function nearest(codes, z) {
   let [best, least] = [0, Infinity];
   for (let i = 0; i * z.length < codes.length; i++) {
@@ -38,12 +41,14 @@ export function nearest(codes, z) {
  *     way    line or arc
  *
  * Nonsense is left out.
+ * @template {Codes} T
+ * @param {string} hash @param {T[]} models @param {T} current where the address names none
  */
 export function readAddress(hash, models, current) {
   const asked = Object.fromEntries(new URLSearchParams(hash.replace(/^#/, "")));
   const model = models.find(({ d }) => d === Number(asked.model)) ?? current;
   const count = model.codes.length / model.d;
-  const image = (text = "") => (/^\d+$/.test(text) && text < count ? Number(text) : undefined);
+  const image = (text = "") => (/^\d+$/.test(text) && +text < count ? +text : undefined);
   const place = (text = "") => {
     const index = text.startsWith("image") ? image(text.slice(5)) : undefined;
     if (index !== undefined) return codeOf(model, index);
@@ -54,7 +59,7 @@ export function readAddress(hash, models, current) {
   return { model, image: image(asked.image), z, a, b, arc: asked.way && asked.way === "arc" };
 }
 
-/** The same as a text; what is undefined is left out. */
+/** The same as a text; what is undefined is left out. @param {Record<string, any>} parts */
 export function writeAddress(parts) {
   const text = (v) => (Array.isArray(v) ? v.map((x) => x.toFixed(2)).join(",") : v);
   const given = Object.entries(parts).filter(([, value]) => value !== undefined);

@@ -1,17 +1,21 @@
 // What the explorer and the lab share: elements, numbers, drawing, and being a good page in a frame.
 
+/** The element with an id, of whatever kind. @type {(id: string) => any} */
 export const $ = (id) => document.getElementById(id);
 
-/** Bytes from base64. */
+/** Bytes from base64. @param {string} text */
 export const unbase64 = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
 
-/** Bytes that were compressed by gzip. */
+/** Bytes that were compressed by gzip. @param {BlobPart} bytes */
 export async function unzip(bytes) {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(stream).arrayBuffer());
 }
 
-/** 1.2 as "1.20", with a true minus sign, none before 0; what is too long for a line as 1.2e+9. */
+/**
+ * 1.2 as "1.20", with a true minus sign, none before 0; what is too long for a line as 1.2e+9.
+ * @param {number} v
+ */
 export function number(v, digits = 2) {
   const text = Math.abs(v) < 1e6 ? v.toFixed(digits) : v.toExponential(1);
   return text.replace(/^-(?=[0.]+$)/, "").replace("-", "−");
@@ -19,27 +23,36 @@ export function number(v, digits = 2) {
 
 export const clamp = (v, low, high) => Math.min(high, Math.max(low, v));
 
-/** Sets the texts of elements, by their ids. */
+/** Sets the texts of elements, by their ids. @param {Record<string, string | number>} texts */
 export function setTexts(texts) {
   for (const [id, text] of Object.entries(texts)) $(id).textContent = text;
 }
 
-/** Marks one button of a group as pressed, or none. */
+/**
+ * Marks one button of a group as pressed, or none.
+ * @param {Element} group @param {Element | null} pressed
+ */
 export function markPressed(group, pressed) {
-  for (const button of group.children) button.ariaPressed = button === pressed;
+  for (const button of group.children) button.ariaPressed = String(button === pressed);
 }
 
-/** The direction of an arrow key, [right, up]; undefined for other keys. */
+/**
+ * The direction of an arrow key, [right, up]; undefined for other keys.
+ * @param {KeyboardEvent} event @returns {number[] | undefined}
+ */
 export function arrowOf(event) {
   const arrows = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   return event.ctrlKey || event.altKey || event.metaKey ? undefined : arrows[event.key];
 }
 
-/** The value of a colour of style.css, such as "--ink". */
+/** The value of a colour of style.css, such as "--ink". @param {string} name */
 export const color = (name) => getComputedStyle(document.documentElement).getPropertyValue(name);
 export const dark = () => matchMedia("(prefers-color-scheme: dark)");
 
-/** A cleared context that draws in CSS pixels, as sharp as the screen is. */
+/**
+ * A cleared context that draws in CSS pixels, as sharp as the screen is.
+ * @param {HTMLCanvasElement} canvas
+ */
 export function fitCanvas(canvas) {
   const ratio = devicePixelRatio || 1;
   canvas.width = Math.round(canvas.clientWidth * ratio); // which clears it
@@ -52,6 +65,8 @@ export function fitCanvas(canvas) {
 /**
  * Pictures of 28 × 28 pixels, bytes or values in [0, 1], as tiles in a canvas: white on black, or in
  * the grey `ink`, as much of it as lets the ground through.
+ * @param {HTMLCanvasElement | OffscreenCanvas} canvas @param {Uint8Array | Float32Array} pixels
+ * @param {number | null} ink
  */
 export function showPixels(canvas, pixels, columns = 1, ink = null) {
   const image = new ImageData(28 * columns, pixels.length / (28 * columns));
@@ -69,7 +84,11 @@ export function showPixels(canvas, pixels, columns = 1, ink = null) {
   canvas.getContext("2d").putImageData(image, 0, 0);
 }
 
-/** Text with a rim of paper, to be read on dots, lines and pictures. */
+/**
+ * Text with a rim of paper, to be read on dots, lines and pictures.
+ * @param {CanvasRenderingContext2D} ctx @param {string} text @param {number[]} place in CSS pixels
+ * @param {CanvasTextAlign} textAlign
+ */
 export function write(ctx, text, [x, y], font = "12px", textAlign = "center") {
   Object.assign(ctx, { font: `${font} system-ui, sans-serif`, textAlign, textBaseline: "middle" });
   Object.assign(ctx, { lineJoin: "round", lineWidth: 4, strokeStyle: color("--paper") });
@@ -78,6 +97,10 @@ export function write(ctx, text, [x, y], font = "12px", textAlign = "center") {
   ctx.fillText(text, x, y);
 }
 
+/**
+ * @param {CanvasRenderingContext2D} ctx @param {number[]} place in CSS pixels
+ * @param {number} radius @param {string} fill @param {string} rim colours
+ */
 export function disc(ctx, [x, y], radius, fill, rim = "transparent") {
   Object.assign(ctx, { fillStyle: fill, strokeStyle: rim, lineWidth: 1.5 });
   ctx.beginPath();
@@ -87,7 +110,7 @@ export function disc(ctx, [x, y], radius, fill, rim = "transparent") {
 }
 
 let waiting = 0;
-/** Tells a screen reader, once things have come to rest. */
+/** Tells a screen reader, once things have come to rest. @param {string} text */
 export function say(text) {
   clearTimeout(waiting);
   waiting = setTimeout(() => setTexts({ status: text }), 400);
@@ -103,7 +126,8 @@ export function fitFrame() {
   document.documentElement.style.scrollbarWidth = "none"; // a scrollbar would change the width
   new ResizeObserver(() => {
     const height = Math.ceil($("main").getBoundingClientRect().height);
-    const frame = window.frameElement; // null where the page around was loaded from elsewhere
+    /** null where the page around was loaded from elsewhere @type {any} */
+    const frame = window.frameElement;
     if (frame) frame.style.height = `${height + frame.offsetHeight - frame.clientHeight}px`;
     parent.postMessage({ frameHeight: height }, "*");
   }).observe($("main"));
@@ -112,6 +136,7 @@ export function fitFrame() {
 /**
  * Spreads work over frames. The function that it returns takes a list of things to do, in place of
  * what is left of the last one: in each frame `work` is done with as many as 8 ms allow, then `shown`.
+ * @param {(thing: any) => void} work @returns {(things: any[]) => void}
  */
 export function inSlices(work, shown = () => {}) {
   let [list, waiting] = [[], false];

@@ -3,22 +3,26 @@
 import { BATCH, PIXELS, VAE, makeKernel, makeRandom } from "./nn.js";
 import { GRID, HELD_OUT, SHOWN, inForce } from "./lab-settings.js";
 
-/** Two pixels of 16 greys from each byte. */
+/** Two pixels of 16 greys from each byte. @param {Uint8Array} bytes */
 const unpack = (bytes) =>
   Uint8Array.from({ length: 2 * bytes.length }, (_, i) =>
     i % 2 ? bytes[i >> 1] & 15 : bytes[i >> 1] >> 4,
   );
 
-/** Loss, reconstruction and KL on average over batches; 0 for none. */
+/**
+ * Loss, reconstruction and KL on average over batches; 0 for none.
+ * @param {import("./lab-settings.js").Losses[]} results
+ */
 function mean(results) {
   const average = (name) => results.reduce((sum, result) => sum + result[name], 0) / results.length;
   return results.length && { loss: average("loss"), recon: average("recon"), kl: average("kl") };
 }
 
 /**
- * @param {(snapshot: object) => void} post receives a snapshot after each stretch of steps
- * @param {Uint8Array} [wasm] bytes of nn.wasm
- * @returns {(message: object) => void} takes any of {packed, name}, {start: settings, id}, {settings},
+ * @param {(snapshot: import("./lab-settings.js").Snapshot) => void} post receives one after each
+ *   stretch of steps
+ * @param {Uint8Array<ArrayBuffer>} [wasm] bytes of nn.wasm
+ * @returns {(message: any) => void} takes any of {packed, name}, {start: settings, id}, {settings},
  *   {view}, {run: steps}, {pace: steps a second}, {pause: true}
  */
 export function makeTrainer(post, wasm) {
@@ -112,7 +116,7 @@ export function makeTrainer(post, wasm) {
     clear();
     const { codes, held } = heldOut(d);
     const sizes = codes.map(Math.abs).sort();
-    const needed = 1.05 * sizes[Math.floor(0.99 * (sizes.length - 1))]; // nearly all codes fit in
+    const needed = 1.05 * sizes[Math.floor(0.95 * (sizes.length - 1))]; // a few may wander far off
     const reach = Math.max(3, Math.round(2 ** (Math.ceil(2 * Math.log2(needed)) / 2))) || 3; // seldom changes
     const at = (cell) => ((2 * cell + 1) / GRID - 1) * reach; // the middle of a cell
     const tile = (i, k) => at(i % GRID) * view.u[k] - at(Math.floor(i / GRID)) * view.v[k];
@@ -155,7 +159,7 @@ export function makeTrainer(post, wasm) {
   };
 }
 
-if (typeof WorkerGlobalScope !== "undefined") {
+if ("WorkerGlobalScope" in globalThis) {
   // The first message brings the kernel, all others are for the trainer.
   self.onmessage = ({ data: { wasm } }) => {
     const trainer = makeTrainer((snapshot) => self.postMessage(snapshot), wasm);
