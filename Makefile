@@ -6,6 +6,7 @@ PY := .venv/bin/python
 READY := .venv/report$(if $(LOCKED),-locked)
 VERSIONS := $(if $(LOCKED),--constraint constraints.txt)
 CPU := --index-url https://download.pytorch.org/whl/cpu
+OR_SAY := || { echo "make: not installed (pip says why, above). Is the network there? Then run make again."; exit 1; }
 
 .PHONY: help report report-all pdf address test oldest lint format bench check-resume mutate lab clean
 
@@ -24,12 +25,12 @@ help:
 $(READY): requirements.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(v < (3, 11) and f"Python {v[0]}.{v[1]} is too old: this course needs 3.11 or newer; install it and run make PYTHON=python3.11")'
 	$(PYTHON) -m venv .venv
-	$(if $(filter cpu,$(TORCH)),$(PY) -m pip install --quiet torch torchvision $(VERSIONS) $(CPU))
-	$(PY) -m pip install --quiet --requirement requirements.txt $(VERSIONS)
+	$(if $(filter cpu,$(TORCH)),$(PY) -m pip install --quiet torch torchvision $(VERSIONS) $(CPU) $(OR_SAY))
+	$(PY) -m pip install --quiet --requirement requirements.txt $(VERSIONS) $(OR_SAY)
 	@touch $@
 
 .venv/dev: $(READY) requirements-dev.txt
-	$(PY) -m pip install --quiet --requirement requirements-dev.txt
+	$(PY) -m pip install --quiet --requirement requirements-dev.txt $(OR_SAY)
 	@touch $@
 
 report: $(READY)
