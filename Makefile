@@ -62,7 +62,8 @@ lint: .venv/dev
 # The notebooks without outputs, and without what an editor notes in cells.
 CLEAR := --clear-output --inplace --ClearMetadataPreprocessor.enabled=True \
 	--ClearMetadataPreprocessor.clear_notebook_metadata=False \
-	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=jupyter
 
 format: .venv/dev
 	$(PY) -m nbconvert --log-level WARN $(CLEAR) notebooks/*.ipynb

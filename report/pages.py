@@ -44,14 +44,10 @@ def finish(folder: Path, results: dict):
     template = jinja2.Template(source, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     known = {"pages": pages, "machine": machine, "minutes": f"{seconds / 60:.0f}"}
     same = works, known, source, Path(__file__).read_text(encoding="utf-8")
-    index, earlier, found = folder / "search-data.js", {}, []
-    with suppress(OSError, ValueError):  # not there, or damaged: all pages are made anew
-        entries = json.loads(index.read_text(encoding="utf-8")[len("searchData(") : -3])
-        earlier = {entry[0]: entry for entry in entries}
+    index, found = folder / "search-data.js", []
+    earlier = read_entries(index)
     for number, (name, text) in enumerate(texts.items()):
-        for other in re.findall(r"\]\(([\w-]+)\.md[#)]", text):  # a chapter that has no page yet
-            if other not in texts:
-                text = re.sub(rf"\[([^\]]*)\]\({other}\.md[^)]*\)", r"\1", text)
+        text = without_missing(text, texts)
         links = [t if n == name else f"[{t}]({n}.md)" for n, t in pages]
         head, body = text.split("\n", 1)
         navigation = f"<!-- nav -->{' · '.join(links)}<!-- /nav -->"
@@ -68,6 +64,21 @@ def finish(folder: Path, results: dict):
     write(index, f"searchData({found});\n")
     shutil.copytree(HERE / "static", folder, dirs_exist_ok=True)
     (folder / ".nojekyll").touch()
+
+
+def read_entries(index: Path) -> dict[str, list]:
+    """What the search index holds of each page; {} where there is none, or it is damaged."""
+    with suppress(OSError, ValueError):
+        entries = json.loads(index.read_text(encoding="utf-8")[len("searchData(") : -3])
+        return {entry[0]: entry for entry in entries}
+    return {}
+
+
+def without_missing(text: str, known) -> str:
+    """Markdown in which links to chapters that have no page yet are text."""
+    for name in set(re.findall(r"\]\(([\w-]+)\.md[#)]", text)) - set(known):
+        text = re.sub(rf"\[([^\]]*)\]\({name}\.md[^)]*\)", r"\1", text)
+    return text
 
 
 class Renderer(IPythonRenderer):
