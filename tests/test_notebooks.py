@@ -229,7 +229,7 @@ LONG = ["06", "08", "09", "11"]  # they start first
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory):
-    """All runs as (folder, future) by name, two at a time; each test waits for its own."""
+    """All runs as (folder, future) by name, three at a time; each test waits for its own."""
     vae_utils.load_dataset("mnist")
     names = [path.stem for path in CHAPTERS]
     try:
@@ -237,7 +237,7 @@ def runs(tmp_path_factory):
     except OSError:
         names.remove("fashion")
     base = tmp_path_factory.mktemp("clones")
-    with ThreadPoolExecutor(2) as pool:
+    with ThreadPoolExecutor(3) as pool:
         folder = clone(base / "in-order")
         started = {"in-order": (folder, pool.submit(run_in_order, folder))}
         for name in sorted(names[3:], key=lambda name: name[:2] not in LONG):
