@@ -56,6 +56,7 @@ SHORT = vae.Config(
 IMAGES = 54_000  # to train on
 PASS = {"conv-2d": 14_000, SHORT.name: 40_000}  # images of a pass, where not all: others each time
 RECIPES = {name: recipe for name, (_, recipe) in NETWORKS.items()} | {"report-a": SHORT}
+SEEDS = 10  # of each preset, to see whether one ends in NaN
 START = {
     "torch's own first bias": ({}, {"from_mean": False}),
     "betas 0.9 and 0.999": ({}, {"betas": (0.9, 0.999)}),
@@ -192,9 +193,9 @@ def last_loss(config):
     return ours(config, config.seed)[2]
 
 
-def losses_of_presets(n):
-    """{preset: test losses of n seeds, fewer where training ended in NaN}, a process a seed."""
-    seeds = {name: [f"{name}-{seed}" for seed in range(n)] for name in vae.PRESETS}
+def losses_of_presets():
+    """{preset: test losses of its seeds, fewer where training ended in NaN}, a process a seed."""
+    seeds = {name: [f"{name}-{seed}" for seed in range(SEEDS)] for name in vae.PRESETS}
     configs = [
         vae.PRESETS[name].replace(name=run, seed=seed)
         for name, runs in seeds.items()
@@ -221,7 +222,7 @@ def measure(name, repeats):
     if name == "report-a":
         return result | row_of_ours(SHORT, [ours(SHORT, seed) for seed in seeds])
     if name == "seeds":
-        return result | {"losses": losses_of_presets(10), "repeats": 10}
+        return result | {"losses": losses_of_presets(), "repeats": SEEDS}
     if name == "parts":
         for key, parts in PARTS.items():
             runs = {part: [] for part in parts}

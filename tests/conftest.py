@@ -26,6 +26,18 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 import vae_data  # noqa: E402
 
+AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
+needs_axe = pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
+
+
+def axe_finds(page):
+    """What axe-core finds wrong with an open page, as (rule, first element)."""
+    if not page.evaluate("'axe' in window"):
+        page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
+    found = page.evaluate("axe.run(document)")["violations"]
+    return [(each["id"], each["nodes"][0]["html"]) for each in found]
+
+
 TINY = {"hidden": (32,), "batch_size": 50, "val_fraction": 0.2, "precision": "float32"}
 
 

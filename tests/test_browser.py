@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
+from conftest import AXE, needs_axe
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted(p for p in (ROOT / "docs").glob("*.html") if p.stem not in ("explorer", "lab"))
-AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = Path("/usr/bin/chromium")
 FLAGS = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 
@@ -155,7 +155,7 @@ SLIM = """() => {  // one piece of code of each colour and one formula: axe is s
 
 
 @each_page
-@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
+@needs_axe
 def test_axe_finds_nothing(visit, path):
     page = visit(path)
     page.add_script_tag(path=str(AXE))

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from conftest import axe_finds, needs_axe
 from PIL import Image
 from torch.utils.data import TensorDataset
 
@@ -16,7 +17,6 @@ import explorer.page as page_of
 import vae_utils as vae
 
 ROOT = Path(__file__).resolve().parents[1]
-AXE = ROOT / "tests" / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
 ARGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -529,15 +529,13 @@ def test_fingers_on_a_phone(open_page, built):
     assert page.inner_text("#image-name") == "your drawing"
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(open_page, built, scheme):
     page = open_page(built.path, color_scheme=scheme)
-    page.add_script_tag(content=AXE.read_text(encoding="utf-8"))
     for button in ("A plane", "16 numbers"):
         page.click(f"text={button}")
-        found = page.evaluate("axe.run(document)")["violations"]
-        assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+        assert axe_finds(page) == []
 
 
 def test_shown_in_a_notebook(open_page, built, monkeypatch, tmp_path):

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import axe_finds, needs_axe
 from torch import nn
 from torch.nn import functional as F
 
@@ -18,7 +19,6 @@ from vae_data import get_files
 
 lab = importlib.import_module("explorer.lab")  # explorer.lab is its function
 SRC = lab.SRC
-AXE = Path(__file__).parent / "node_modules" / "axe-core" / "axe.min.js"
 CHROMIUM = shutil.which("chromium")
 ARGS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"]
 ARGS += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
@@ -316,14 +316,12 @@ def test_a_phone_in_the_dark(opened):
     assert 64 < dark.evaluate(corner) < 250  # pictures are there
 
 
-@pytest.mark.skipif(not AXE.exists(), reason="no axe-core: run npm ci in tests/")
+@needs_axe
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing(opened, scheme):
     tab = opened(color_scheme=scheme)
     tab.get_by_role("button", name="Average over the pixels").click()  # its answer is there too
-    tab.add_script_tag(content=AXE.read_text(encoding="utf-8"))
-    found = tab.evaluate("axe.run(document)")["violations"]
-    assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+    assert axe_finds(tab) == []
 
 
 def test_memory_is_steady_over_ten_restarts(opened):
