@@ -63,7 +63,8 @@ lint: .venv/dev
 CLEAR := --clear-output --inplace --ClearMetadataPreprocessor.enabled=True \
 	--ClearMetadataPreprocessor.clear_notebook_metadata=False \
 	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=tags \
-	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=jupyter
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=jupyter \
+	--ClearMetadataPreprocessor.preserve_cell_metadata_mask=cellView
 
 format: .venv/dev
 	$(PY) -m nbconvert --log-level WARN $(CLEAR) notebooks/*.ipynb

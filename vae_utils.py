@@ -748,7 +748,8 @@ def check_answer(answer, right):
         good = right(answer) if callable(right) else answer == right
         print("✓ right" if good else "✗ not yet: try again")
     except Exception as error:  # an answer may be anything
-        print(f"✗ not yet: {type(error).__name__}: {error}")
+        cause = f"{type(error).__name__}: {error}"
+        print(f"✗ not yet: an answer of another kind is asked for ({cause})")
 
 
 def save_results(chapter, results):

@@ -30,6 +30,7 @@ sys.path.insert(0, str(HERE.parent))
 import vae_utils as vae  # noqa: E402
 from report.execute import environment, precision, read_json  # noqa: E402
 from vae_runs import in_parallel, write_file  # noqa: E402
+from vae_samples import mean_sd  # noqa: E402
 
 # network: epochs of the ordinary way, and our way, which is the preset's where there is one
 USUAL = vae.Config(
@@ -189,12 +190,15 @@ def matrix_rate(config, size=2048):
 
 
 def last_loss(config):
-    """Test loss after all epochs of a preset. FloatingPointError where training ends in NaN."""
-    return ours(config, config.seed)[2]
+    """Test loss after all epochs of a preset; None where training ended in NaN."""
+    try:
+        return ours(config, config.seed)[2]
+    except FloatingPointError:
+        return None
 
 
 def losses_of_presets():
-    """{preset: test losses of its seeds, fewer where training ended in NaN}, a process a seed."""
+    """{preset: last_loss of each of its seeds}, a process a seed."""
     seeds = {name: [f"{name}-{seed}" for seed in range(SEEDS)] for name in vae.PRESETS}
     configs = [
         vae.PRESETS[name].replace(name=run, seed=seed)
@@ -202,7 +206,7 @@ def losses_of_presets():
         for seed, run in enumerate(runs)
     ]
     found = in_parallel(last_loss, configs)
-    return {name: [found[run] for run in runs if run in found] for name, runs in seeds.items()}
+    return {name: [found[run] for run in runs] for name, runs in seeds.items()}
 
 
 def medians(runs):
@@ -326,10 +330,11 @@ def write_results(results):
             "|---|---|---|---|",
         ]
         for preset, losses in r["losses"].items():
-            mean, sd = statistics.mean(losses), statistics.stdev(losses)
+            kept = [loss for loss in losses if loss is not None]
+            ends = f"{min(kept):.2f}, {max(kept):.2f}" if kept else ""
             lines.append(
-                f"| {preset} | {mean:.2f} ± {sd:.2f} | {min(losses):.2f}, {max(losses):.2f} "
-                f"| {r['repeats'] - len(losses)} of {r['repeats']} |"
+                f"| {preset} | {mean_sd(kept) if kept else ''} | {ends} "
+                f"| {losses.count(None)} of {r['repeats']} |"
             )
     machines = sorted({r["machine"] for name, r in results.items() if name != "parts"})
     lines += ["", "Machine of the rest: " + "; ".join(machines) + f". {ELSEWHERE}", ""]

@@ -208,10 +208,10 @@ def execute(path: Path, notebook, kept: Path, bar):
 
 
 def broken(path: Path, notebook) -> list[str]:
-    """The claims of a notebook that did not hold, answers to exercises aside."""
+    """The claims of a notebook that did not hold; what checks an exercise says is no claim."""
     found = []
     for number, cell in enumerate(notebook.cells, 1):
-        if cell.cell_type == "code" and "exercise" not in cell.metadata.get("tags", []):
+        if cell.cell_type == "code" and "check" not in cell.metadata.get("tags", []):
             printed = "".join(o.text for o in cell.outputs if o.output_type == "stream")
             claims = [line for line in printed.splitlines() if line.startswith("✗")]
             found += [f"{path.name}, cell {number} ({cell.get('id', '-')}): {c}" for c in claims]

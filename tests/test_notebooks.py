@@ -51,8 +51,11 @@ def test_stored_clean(path):
     ]
     for cell in notebook["cells"]:
         about = dict(cell["metadata"])
-        if "results" in about.pop("tags", []):  # what is kept for the report: in Jupyter, a line
+        tags = set(about.pop("tags", []))
+        if tags & {"results", "check"}:  # what is kept for the report, what knows an answer
             assert about.pop("jupyter") == {"source_hidden": True}, cell["id"]
+        if "check" in tags:
+            assert about.pop("cellView") == "form", cell["id"]  # folded in Colab, under its title
         assert about == {}, cell["id"]
         if cell["cell_type"] == "code":
             assert (cell["outputs"], cell["execution_count"]) == ([], None), cell["id"]
@@ -99,7 +102,7 @@ def test_each_figure_has_its_caption_below(path):
     names = []
     for cell, below in zip(cells, [*cells[1:], None]):
         found = re.findall(r"figures\.show\(.*?\"([a-z0-9-]+)\",", cell.source, re.S)
-        if cell.cell_type == "code" and found and "exercise" not in cell.metadata.get("tags", []):
+        if cell.cell_type == "code" and found:
             names += found
             assert below.cell_type == "markdown", cell.id
             assert below.source.startswith("**Figure.** "), below.id
@@ -108,11 +111,15 @@ def test_each_figure_has_its_caption_below(path):
 
 @each_chapter
 def test_exercises_can_be_answered(path):
-    exercises = cells_of(path, tag="exercise")
-    assert len(exercises) >= 3
-    for cell in exercises:
-        assert re.search(r"^\w+ = \.\.\.", cell.source, re.M), cell.id
-        assert "check_answer(" in cell.source, cell.id
+    code = cells_of(path)
+    places = [n for n, cell in enumerate(code) if "exercise" in cell.metadata.get("tags", [])]
+    assert len(places) >= 3
+    for cell, check in ((code[n], code[n + 1]) for n in places):
+        assert re.search(r"^answer = \.\.\.", cell.source, re.M), cell.id
+        assert "check_answer" not in cell.source, cell.id  # how it is computed would be told
+        assert check.metadata.tags == ["check"], check.id
+        assert check.source.startswith("# @title Check your answer\n"), check.id
+        assert "vae.check_answer(answer, " in check.source, check.id
     text = "\n".join(cell.source for cell in cells_of(path, "markdown"))
     assert len(re.findall(r"<details>\s*<summary>Solution", text)) >= 3
 
@@ -256,7 +263,7 @@ def check_run(notebook, folder, name):
             assert output.output_type != "error", cell.id
             if output.get("name") == "stderr":  # progress bars are all that may be there
                 assert not re.search(r"Warning|Error|Traceback", output.text), cell.id
-            if "exercise" in cell.metadata.get("tags", []):
+            if "check" in cell.metadata.get("tags", []):
                 assert "✗" not in output.get("text", ""), cell.id  # blanks are not wrong
     outputs = folder / "outputs" / "fast" / "mnist"
     results = json.loads((outputs / "results" / f"{name}.json").read_text())
