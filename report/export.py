@@ -99,7 +99,7 @@ def fold(cell) -> str | None:
     tags, lines = cell.metadata.get("tags", []), cell.source.strip().splitlines() or [""]
     comment = lines[0].lstrip("# ") if lines[0].startswith("#") else None
     if "check" in tags:
-        return comment.removeprefix("@title ")  # so Colab calls what it folds
+        return (comment or "Check").removeprefix("@title ")  # so Colab calls what it folds
     for tag in ("setup", "imports"):
         if tag in tags:
             return tag.capitalize()

@@ -142,6 +142,7 @@ def test_a_report(course, capsys, monkeypatch):
         code(PICTURE),
         code(FRAME),
         code("print('✓ it is so\\n– not judged')"),
+        code("# @title Check your answer\nprint(1)", "check"),
         results_cell("01_one", {"net": {"loss": 1234.56}}),
     )
     course.add(
@@ -162,7 +163,7 @@ def test_a_report(course, capsys, monkeypatch):
             assert noise not in page
     soup = course.soup("01_one.html")
     folds = [fold.summary.get_text() for fold in soup.select("details.code")]
-    assert folds == ["Setup", "What it does", "Plot: a line"]
+    assert folds == ["Setup", "What it does", "Plot: a line", "Check your answer"]
     plot, picture, frame = soup.select("article figure")
     assert plot.svg["aria-label"] == "A line" and "height" in plot.svg.get_text()
     assert "DejaVu" not in str(plot) and "#000000" not in str(plot)
@@ -282,7 +283,7 @@ def test_a_claim_that_does_not_hold_is_not_published(course, capsys, monkeypatch
     assert "✗ the sky is green" in page and "# One: –" in page
     assert "5<!--net/a-->" in (course.root / "notebooks/01_one.ipynb").read_text()
     monkeypatch.setattr(vae_utils, "DATASET", "mnist")
-    course.add("01_one", text("# One"), code("print('✗ not yet')", "exercise"))
+    course.add("01_one", text("# One"), code("print('✗ not yet')", "check"))
     assert course.run() == 0
 
 
