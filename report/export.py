@@ -97,14 +97,15 @@ def prepare(notebook, name: str, folder: Path):
 def fold(cell) -> str | None:
     """What a folded cell is called: by its tag, or by the comment in its first line."""
     tags, lines = cell.metadata.get("tags", []), cell.source.strip().splitlines() or [""]
-    comment = lines[0].lstrip("# ") if lines[0].startswith("#") else None
-    if "check" in tags:
-        return (comment or "Check").removeprefix("@title ")  # so Colab calls what it folds
+    comment = None
+    if lines[0].startswith("#"):
+        comment = lines[0].lstrip("# ").removeprefix("@title ")  # with it Colab names its folds
     for tag in ("setup", "imports"):
         if tag in tags:
             return tag.capitalize()
-    if "plot" in tags:
-        return comment or "Plot"
+    for tag in ("plot", "check"):
+        if tag in tags:
+            return comment or tag.capitalize()
     return comment if len(lines) > LONG and "module" not in tags else None
 
 

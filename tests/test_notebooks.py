@@ -111,30 +111,28 @@ def test_each_figure_has_its_caption_below(path):
 
 @each_chapter
 def test_exercises_can_be_answered(path):
-    code = cells_of(path)
-    places = [n for n, cell in enumerate(code) if "exercise" in cell.metadata.get("tags", [])]
-    assert len(places) >= 3
-    for cell, check in ((code[n], code[n + 1]) for n in places):
+    exercises = exercises_of(nbformat.read(path, as_version=4))
+    assert len(exercises) >= 3
+    for cell, check, _ in exercises:
         assert re.search(r"^answer = \.\.\.", cell.source, re.M), cell.id
         assert "check_answer" not in cell.source, cell.id  # how it is computed would be told
         assert check.metadata.tags == ["check"], check.id
         assert check.source.startswith("# @title Check your answer\n"), check.id
         assert "vae.check_answer(answer, " in check.source, check.id
-    solutions = solutions_of(nbformat.read(path, as_version=4))
     unsolved = 1 if path.stem == "02_model" else 0  # there one is to write a better network
-    assert [answer for _, answer in solutions].count(None) == unsolved
+    assert [answer for *_, answer in exercises].count(None) == unsolved
 
 
-def solutions_of(notebook):
-    """The cells to answer in, each with the line or lines that its solution gives, or None."""
-    found = []
-    for cell, solution in zip(notebook.cells, notebook.cells[2:]):  # between them is the check
+def exercises_of(notebook):
+    """Each cell to answer in, its check, and the line or lines of its solution, if it has any."""
+    found, cells = [], notebook.cells
+    for cell, check, solution in zip(cells, cells[1:], cells[2:]):
         if "exercise" in cell.metadata.get("tags", []):
             assert solution.source.startswith("<details><summary>Solution</summary>"), cell.id
             blocks = re.findall(r"^```python\n(.*?)```", solution.source, re.S | re.M)
             lines = re.findall(r"`(answer = [^`]+)`", solution.source)
             answers = [code for code in blocks + lines if re.search(r"^answer = ", code, re.M)]
-            found.append((cell, answers[0] if answers else None))
+            found.append((cell, check, answers[0] if answers else None))
     return found
 
 
@@ -242,7 +240,7 @@ def run_alone(folder, name):
     """A notebook with the solutions in place of the blanks (in the report blanks are run)."""
     path = folder / "notebooks" / f"{name}.ipynb"
     notebook = nbformat.read(path, as_version=4)
-    for cell, answer in solutions_of(notebook):
+    for cell, _, answer in exercises_of(notebook):
         blank = re.search(r"^answer = \.\.\..*", cell.source, re.M)[0]
         cell.source = cell.source.replace(blank, answer)
     resources = {"metadata": {"path": str(path.parent)}}
