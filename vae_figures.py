@@ -49,11 +49,9 @@ def show(fig, name, alt):
     look, drawn = {"transparent": pictures, "bbox_inches": "tight"}, io.StringIO()
     fig.savefig(drawn, format="svg", metadata={"Date": None}, pad_inches=0.12, **look)
     about["svg"] = drawn.getvalue()  # 0.12 inches: the page's letters may be wider
-    file = io.BytesIO()
-    fig.savefig(file, format="png", pad_inches=0.02, **look)
-    about["image/png"] = {"width": round(Image.open(file).width * 96 / fig.dpi)}  # as on the page
-    display({"image/png": file.getvalue()}, raw=True, metadata=about)
-    plt.close(fig)
+    png = _png(fig, pad_inches=0.02, **look)
+    about["image/png"] = {"width": round(Image.open(io.BytesIO(png)).width * 96 / fig.dpi)}
+    display({"image/png": png}, raw=True, metadata=about)
 
 
 def name_lines(ax):
@@ -169,8 +167,7 @@ def plot_latent(codes, labels, names, title=None, ax=None):
     Short names stand near the medians of their classes, long ones below the cloud; a single class
     goes without.
     """
-    if ax is None:
-        _, ax = plt.subplots(figsize=(6.4, 5.6))
+    ax = ax or plt.subplots(figsize=(6.4, 5.6))[1]
     codes, labels = np.asarray(codes), np.asarray(labels, int)
     order = np.random.default_rng(0).permutation(len(codes))  # no class lies on top of all others
     dots = {"s": 4, "alpha": 0.7, "linewidths": 0, "rasterized": True}
@@ -192,15 +189,12 @@ def plot_latent(codes, labels, names, title=None, ax=None):
 
 
 @torch.no_grad()
-def plot_manifold(model, n=15, limit=3.0, quantiles=False):
+def plot_manifold(model, n=15):
     """An n × n mosaic of decoded 2-D codes; z1 grows to the right, z2 upwards.
 
-    Codes are evenly spaced in [-limit, limit], or lie at evenly spaced quantiles of the prior.
+    Codes lie at evenly spaced quantiles of the prior, as in Kingma & Welling (2014).
     """
-    if quantiles:
-        grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
-    else:
-        grid = torch.linspace(-limit, limit, n)
+    grid = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.5, n - 0.5, n) / n)
     z = torch.cartesian_prod(grid.flip(0), grid).flip(1)  # (n * n, 2): z1, z2; top row first
     device = next(model.parameters()).device
     return show_grid(torch.sigmoid(model.decode(z.to(device))), n)
@@ -235,10 +229,7 @@ def plot_diagram():
 
 
 def in_turn(labels, n=10):
-    """Places of n images: the first of each class, then the second of each, and so on.
-
-    If there are fewer images, they come again.
-    """
+    """Places of n images: the first of each class, then each second one; too few come again."""
     labels = np.asarray(labels)
     place = pd.Series(labels).groupby(labels).cumcount()  # of an image within its class
     return np.resize(np.lexsort((labels, place)), n).tolist()
@@ -247,9 +238,8 @@ def in_turn(labels, n=10):
 def interpolate(start, end, steps=12, spherical=False):
     """Codes ``(steps, latent_dim)`` from start to end, both ``(latent_dim,)``.
 
-    On the straight line, or on the arc between the two directions (White 2016), which keeps the
-    length of codes near that of samples from the prior. ValueError for an arc between opposite
-    directions: there are many.
+    On the straight line, or on the arc (White 2016), which keeps the length of codes near that of
+    samples from the prior. ValueError for an arc between opposite directions: there are many.
     """
     t = torch.linspace(0, 1, steps, device=start.device)[:, None]
     if not spherical:
@@ -261,13 +251,13 @@ def interpolate(start, end, steps=12, spherical=False):
     return (torch.sin((1 - t) * angle) * start + torch.sin(t * angle) * end) / torch.sin(angle)
 
 
-def _png(picture):
-    """A figure, or an array (H, W) of greys in [0, 1], as the bytes of a PNG file."""
+def _png(picture, **look):
+    """A figure, which is closed, or an array (H, W) of greys in [0, 1], as the bytes of a PNG."""
     png = io.BytesIO()
     if isinstance(picture, np.ndarray):
         plt.imsave(png, picture, cmap="gray", vmin=0, vmax=1, format="png")
     else:
-        picture.savefig(png, format="png")
+        picture.savefig(png, format="png", **look)
         plt.close(picture)
     return png.getvalue()
 
