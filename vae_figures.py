@@ -1,4 +1,4 @@
-"""The figures of the course that more than one notebook draws, and their style.
+"""The figures of the course that are long, or that more than one notebook draws, and their style.
 
 Images are ``(N, 1, 28, 28)`` in [0, 1]. A function that makes a figure returns it; ``show`` puts
 it into a notebook, ``table`` does so with a table.

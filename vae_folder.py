@@ -88,7 +88,6 @@ def _read(folder, invert):
 
 def _find_images(folder):
     """Paths of the files below a folder that by their names are images, in order."""
-    Image.init()  # asks all of Pillow's plugins
     known = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
     paths = []
     for place, folders, files in os.walk(folder):

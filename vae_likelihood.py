@@ -140,6 +140,7 @@ def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
     half = math.ceil(config.batch_size / 2)
     phases = [(vae.epochs_of(config), k, iwae, config.batch_size), (finish, 5, True, half)]
     steps = sum(epochs * math.ceil(len(batches.images) / size) for epochs, _, _, size in phases)
+    rates = (vae.learning_rate(config, done / steps) for done in range(steps))
     both.train()
     start = time.perf_counter()
     with tqdm(total=steps, desc=f"{config.name} seed {seed}") as bar:
@@ -147,7 +148,7 @@ def train(config, prior=None, k=1, iwae=False, finish=0, seed=0):
             batches.batch_size = size
             for _ in range(epochs):
                 for x, _ in batches:
-                    optimizer.param_groups[0]["lr"] = vae.learning_rate(config, bar.n / steps)
+                    optimizer.param_groups[0]["lr"] = next(rates)
                     x = vae.augment(x, config)
                     with vae.autocast(config):
                         loss = objective(model, x, k, iwae, prior or vae.log_normal)

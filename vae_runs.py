@@ -85,9 +85,9 @@ def _does(code):
 
 
 def fingerprint(model):
-    """Six characters that change with a network's layers and with the code of its classes."""
+    """Six characters that change with a network's layers and the code of its classes and bases."""
     parts = [str(model)]
-    for kind in sorted({type(part) for part in model.modules()}, key=str):
+    for kind in dict.fromkeys(k for part in model.modules() for k in type(part).__mro__):
         if not kind.__module__.startswith("torch."):
             methods = [inspect.unwrap(item) for item in vars(kind).values() if callable(item)]
             methods = [method for method in methods if hasattr(method, "__code__")]

@@ -48,7 +48,7 @@ def main(argv=None):
     preset, out, suspect = (given.pop(name, None) for name in ("preset", "out", "diagnose"))
     if "invert" in given:
         os.environ["VAE_INVERT"] = str(int(given.pop("invert")))
-    if preset and given and "name" not in given and not out:
+    if preset and given.keys() - {"dataset"} and "name" not in given and not out:
         parser.error(f"the folder {preset} is for the preset itself: add a --name or --out")
     try:
         config = vae.PRESETS.get(preset, vae.Config()).replace(**given)

@@ -125,9 +125,7 @@ class Config:
         if not self.variational and self.beta != 0:
             raise ValueError(f"beta={self.beta} must be 0 when variational is False: no KL there.")
 
-    def replace(self, **changes):
-        """The same settings with some changed: PRESETS["best-2d"].replace(name="b4", beta=4)."""
-        return dataclasses.replace(self, **changes)
+    replace = dataclasses.replace  # PRESETS["best-2d"].replace(name="b4", beta=4): a copy
 
 
 BEST = Config(architecture="residual", activation="silu", batch_size=256, lr=3e-3)
@@ -541,7 +539,7 @@ def loss_per_image(model, batches, config, seed=0):
     """
     parts = []
     model.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         for x, _ in batches:
             x = torch.bernoulli(x) if config.binarize else x
@@ -594,7 +592,8 @@ def fit(config, model=None, out_dir=None, figures=True):
     """
     if not isinstance(config, Config):
         raise ValueError(f"fit wants a Config, such as PRESETS['best-2d'], not {config!r}.")
-    if model is not None and not (isinstance(model, nn.Module) and hasattr(model, "encode")):
+    parts = hasattr(model, "encode") and hasattr(model, "decode")
+    if model is not None and not (isinstance(model, nn.Module) and parts):
         raise ValueError("your model must be a torch module, made, with encode and decode.")
     own = fingerprint(model) if model is not None else ""
     name = f"{config.name}-{own}" if own else config.name
@@ -693,6 +692,7 @@ def iwae_bound(model, x, k=50, kind="bce", log_prior=log_normal):
     if k < 1:
         raise ValueError(f"k={k} codes an image: it must be 1 or more.")
     k = min(k, 50) if FAST else k
+    model.eval()
     bounds = []
     for few in x.split(max(1, AT_ONCE // k)):
         counts = [min(AT_ONCE, k - done) for done in range(0, k, AT_ONCE)]

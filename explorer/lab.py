@@ -56,7 +56,7 @@ def page():
     datasets = {"digits": _pack("mnist")}
     try:
         datasets["fashion"] = _pack("fashion")
-    except FileNotFoundError as error:
+    except OSError as error:
         print(f"The lab goes without garments: {error}")
     data = {
         "datasets": datasets,
