@@ -85,13 +85,17 @@ def _does(code):
 
 
 def fingerprint(model):
-    """Six characters that change with a network's layers and the code of its classes and bases."""
-    parts = [str(model)]
-    for kind in dict.fromkeys(k for part in model.modules() for k in type(part).__mro__):
-        if not kind.__module__.startswith("torch."):
-            methods = [inspect.unwrap(item) for item in vars(kind).values() if callable(item)]
-            methods = [method for method in methods if hasattr(method, "__code__")]
-            parts += [(_does(method.__code__), method.__defaults__) for method in methods]
+    """Six characters that change with a network's layers and with the methods of its classes."""
+    parts, library = [str(model)], ("torch.", "builtins")
+    for kind in dict.fromkeys(map(type, model.modules())):
+        bases = [base for base in kind.__mro__ if not base.__module__.startswith(library)]
+        methods = {}  # its own and those that it inherits, each as it is last defined
+        for base in reversed(bases):
+            methods |= vars(base)
+        for name in sorted(methods):
+            method = inspect.unwrap(methods[name])
+            if hasattr(method, "__code__"):
+                parts.append((_does(method.__code__), method.__defaults__))
     text = re.sub(r" at 0x\w+", "", str(parts))  # addresses
     return hashlib.sha256(text.encode()).hexdigest()[:6]
 

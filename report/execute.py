@@ -54,8 +54,7 @@ def read_json(path: Path) -> dict:
     try:
         return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
     except (ValueError, TypeError) as error:
-        where = os.path.relpath(path)
-        raise ReportError(f"{where} is damaged ({error}): restore or remove it") from None
+        raise ReportError(f"{path} is damaged ({error}): restore or remove it") from None
 
 
 def write(path: Path, text: str):
@@ -202,7 +201,7 @@ def execute(path: Path, notebook, kept: Path, bar):
             cause = f"{error.ename}: {error.evalue}".splitlines()[0]
             trace = error.traceback if sys.stderr.isatty() else strip_ansi(error.traceback)
         cell = f"{index + 1} of {len(notebook.cells)}, id {notebook.cells[index].get('id', '-')}"
-        where = f"notebook  {path.name} (as far as it got: {os.path.relpath(failed)})"
+        where = f"notebook  {path.name} (as far as it got: {failed})"
         message = f"{where}\ncell      {cell}\ncause     {cause}\n\n{trace}"
         raise ReportError(message) from None
 

@@ -100,10 +100,7 @@ def fold(cell) -> str | None:
     comment = None
     if lines[0].startswith("#"):
         comment = lines[0].lstrip("# ").removeprefix("@title ")  # with it Colab names its folds
-    for tag in ("setup", "imports"):
-        if tag in tags:
-            return tag.capitalize()
-    for tag in ("plot", "check"):
+    for tag in ("setup", "imports", "plot", "check"):
         if tag in tags:
             return comment or tag.capitalize()
     return comment if len(lines) > LONG and "module" not in tags else None

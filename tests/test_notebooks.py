@@ -153,6 +153,31 @@ def test_cells_are_small():
     assert sum(n > 15 for n in lengths.values()) < 0.1 * len(lengths)
 
 
+# What Colab has, of all that we import (github.com/googlecolab/backend-info, August 2026): nothing
+# is installed there. dask's scheduler comes with the machines that have a GPU.
+COLAB = {"IPython", "PIL", "dask", "filelock", "joblib", "matplotlib", "numpy", "pandas", "scipy"}
+COLAB |= {"sklearn", "torch", "torchvision", "tqdm"}
+
+
+def test_colab_has_all_that_is_imported():
+    sources = [path.read_text(encoding="utf-8") for path in ROOT.glob("vae_*.py")]
+    sources += [path.read_text(encoding="utf-8") for path in ROOT.glob("explorer/*.py")]
+    for path in CHAPTERS:
+        sources += [
+            cell.source for cell in cells_of(path) if cell not in cells_of(path, tag="setup")
+        ]
+    found = set()
+    for source in sources:
+        for node in ast.walk(ast.parse(source)):
+            if isinstance(node, ast.Import):
+                found |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                found.add(node.module.partition(".")[0])
+    ours = {path.stem for path in ROOT.glob("vae_*.py")} | {"explorer"}
+    assert found - ours - sys.stdlib_module_names <= COLAB
+    assert "torch" in found
+
+
 # ---------------------------------------------------------------- code equal to the module
 
 

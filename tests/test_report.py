@@ -127,6 +127,17 @@ def test_what_a_student_may_write(course):
     assert head["scope"] == "col" and head.get_text() == "a"
 
 
+@pytest.mark.parametrize(
+    "said", ["# AI\n\nReplace it.\n\n## Mine\n\nNone.\n\n## Form\n\nX.\n", "None.\n"]
+)
+def test_the_index_shows_the_ai_statement(course, said):
+    (course.root / "AI_USE.md").write_text(said)
+    course.add("index", text("# All\n\n<!-- AI_USE.md -->"))
+    assert course.run() == 0
+    page = course.page("index.md")
+    assert "None." in page and "Replace it" not in page and "X." not in page
+
+
 def test_a_report(course, capsys, monkeypatch):
     monkeypatch.setattr(export, "LONG", 8)
     long = "# What it does\ndef f():\n" + "    pass\n" * 20
@@ -441,6 +452,33 @@ def test_interrupt_leaves_docs_and_exits_130(course):
     assert course.run() == 130
     assert time.monotonic() - pressed[0] < 20
     assert course.snapshot() == before
+
+
+def test_a_swap_that_fails_leaves_docs(course, monkeypatch):
+    course.add("01_one", text("# One"))
+    assert course.run() == 0
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name == ".docs-new":
+            raise PermissionError(13, "in use", str(path))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    course.add("01_one", text("# Another"))
+    assert course.run() == 1
+    assert "One" in (course.docs / "01_one.md").read_text()
+
+
+def test_a_notebook_that_changes_while_it_runs_is_not_published(course, capsys):
+    edit = "import pathlib\nhere = pathlib.Path('01_one.ipynb')\n"
+    edit += "here.write_text(here.read_text().replace('One', 'Two'))"
+    course.add("01_one", text("# One"), code(edit))
+    assert course.run() == 1
+    assert "01_one.ipynb has changed while it ran" in capsys.readouterr().err
+    assert not course.docs.exists()
+    assert course.run() == 0
+    assert "# Two" in course.page("01_one.md")
 
 
 def test_a_swap_that_was_killed_is_mended(course):

@@ -828,6 +828,7 @@ def test_fingerprint_changes_with_layers_and_with_code():
                 super().__init__()
                 self.layer = torch.nn.Linear(width, 3)
 
+        class Network(Network):  # as 02 writes one: cell by cell, each inherits the last
             if factor == 2:
 
                 def forward(self, x):
@@ -837,10 +838,34 @@ def test_fingerprint_changes_with_layers_and_with_code():
                 def forward(self, x):
                     return 3.0 * self.layer(x)
 
+        class Network(Network):
+            pass
+
         return vae_runs.fingerprint(Network())
 
     assert network() == network() and len(network()) == 6
     assert len({network(), network(width=4), network(factor=3.0)}) == 3
+
+
+def test_a_cell_that_is_run_again_makes_no_other_network():
+    class Network(torch.nn.Module):
+        def forward(self, x):
+            return 2.0 * x
+
+    once = vae_runs.fingerprint(Network())
+    for factor in (3.0, 2.0):  # as when `class VAE(VAE)` is edited, and edited back
+
+        class Network(Network):
+            if factor == 3:
+
+                def forward(self, x):
+                    return 3.0 * x
+            else:
+
+                def forward(self, x):
+                    return 2.0 * x
+
+    assert vae_runs.fingerprint(Network()) == once
 
 
 def test_what_a_function_does_includes_functions_inside_it_and_no_chance():
