@@ -100,13 +100,18 @@ def publish(rewritten: dict[Path, str], results: dict, root: Path):
     write(root / "constraints.txt", "\n".join([head, *lines, ""]))
 
 
-def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
-    """Run, build beside the old report, and swap."""
-    new, old = (target.with_name(f".{target.name}-{part}") for part in ("new", "old"))
-    if old.exists() and not target.exists():  # killed between the two renames of a swap
+def settle(target: Path, new: Path, old: Path):
+    """After a swap, or one that was stopped: the old report is back if need be, no litter stays."""
+    if old.exists() and not target.exists():  # stopped between the two renames
         old.rename(target)
     for litter in (new, old):
         shutil.rmtree(litter, ignore_errors=True)
+
+
+def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
+    """Run, build beside the old report, and swap."""
+    new, old = (target.with_name(f".{target.name}-{part}") for part in ("new", "old"))
+    settle(target, new, old)  # what a kill left
     full, names = target == root / "docs", [path.stem for path in notebooks]
     execute.read_json(target / "results.json")  # damaged: said before the work, not after
     name = vae_utils.DATASET
@@ -121,16 +126,13 @@ def make(args, chosen, notebooks: list[Path], target: Path, root: Path):
             if page.stem not in (*names, "explorer", "lab"):  # of a chapter that is gone
                 shutil.rmtree(page) if page.is_dir() else page.unlink()
         rewritten = build(executed, names, new, root, full)
+        if full:
+            publish(rewritten, execute.read_json(new / "results.json"), root)
         if target.exists():
             target.rename(old)
         new.rename(target)
-        if full:
-            publish(rewritten, execute.read_json(target / "results.json"), root)
     finally:
-        if old.exists() and not target.exists():  # stopped between the two
-            old.rename(target)
-        for folder in (new, old):
-            shutil.rmtree(folder, ignore_errors=True)
+        settle(target, new, old)
 
 
 def main(argv=None, root: Path = vae_utils.ROOT) -> int:
